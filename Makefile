@@ -1,0 +1,64 @@
+# One word each, the same here and in CI; `make help` lists them.
+
+# The interpreter that .venv is made with: 3.11 or later.
+PYTHON ?= python3
+VENV   ?= .venv
+# More arguments for pytest: make test ARGS="-k topic --no-cov"
+ARGS   ?=
+
+BIN     := $(VENV)/bin
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
+SOURCES := $(shell find carrot -name '*.py')
+
+# What is installed in .venv, one stamp a kind. carrot itself is there once: as a copy (demo), or
+# as a link to this folder (all others), so each of the two removes the stamps of the other.
+MADE     := $(VENV)/.python-$(VERSION)
+COPIED   := $(VENV)/.carrot
+LINKED   := $(VENV)/.carrot-
+INSTALL  := $(BIN)/python -m pip install --quiet
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check docs clean broker
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+demo: $(COPIED) ## examples/feed.py, in memory, or over the broker that CARROT_URL names
+	@$(BIN)/python examples/feed.py
+
+test: $(LINKED)test broker ## every test, with coverage, against a private RabbitMQ
+	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+
+check: $(LINKED)check ## format, lint, types, and which module imports which
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/unit/test_layers.py
+
+docs: $(LINKED)docs ## the documentation as HTML in docs/_build
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
+	@echo "docs/_build/index.html is ready"
+
+broker:
+	@tests/brokers/install.sh
+
+clean: ## remove what the others made
+	rm -rf $(VENV) build dist docs/_build carrot.egg-info .coverage htmlcov .hypothesis
+	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(MADE):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	|| { echo "carrot needs Python 3.11 or later: make PYTHON=python3.12 …" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(COPIED): $(MADE) pyproject.toml $(SOURCES)
+	@rm -rf $(LINKED)* build
+	$(INSTALL) .
+	@touch $@
+
+$(LINKED)%: $(MADE) pyproject.toml
+	@rm -f $(COPIED)
+	$(INSTALL) --editable '.[$*]'
+	@touch $@

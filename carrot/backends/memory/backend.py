@@ -1,0 +1,315 @@
+"""The memory driver: a broker in this process behind carrot's seam.
+
+There is one world (a broker of its own) for each host, port and virtual host that somebody has
+connected to, kept as long as the process lives.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar, Self
+
+from carrot.backends.base import (
+    BaseBackend,
+    BaseMessage,
+    BaseTransport,
+    Capabilities,
+    QueueDeclared,
+)
+from carrot.backends.memory.broker import Broker, Outcome
+from carrot.backends.memory.channel import Channel
+from carrot.backends.memory.connection import Connection
+from carrot.backends.memory.message import QueuedMessage
+from carrot.exceptions import ChannelError
+from carrot.settings import ConnectionSettings, parse_url
+
+Message = BaseMessage
+
+_worlds: dict[tuple[str, int | None, str], Broker] = {}
+_worlds_lock = threading.Lock()
+
+
+def _world_name(settings: ConnectionSettings) -> tuple[str, int | None, str]:
+    return settings.hostname, settings.port, settings.virtual_host
+
+
+def _world(settings: ConnectionSettings) -> Broker:
+    """The broker of these settings, new if nobody has connected to it before."""
+    name = _world_name(settings)
+    with _worlds_lock:
+        if name not in _worlds:
+            _worlds[name] = Broker(settings.virtual_host)
+        return _worlds[name]
+
+
+def reset(url: str = "memory://") -> None:
+    """Empty the world that connections to *url* use: no queues, no exchanges but the usual ones.
+
+    Connections to it stay open and go on; their consumers are cancelled. For tests, between two
+    of them.
+    """
+    name = _world_name(ConnectionSettings(**parse_url(url)))
+    with _worlds_lock:
+        broker = _worlds.get(name)
+    if broker is not None:
+        broker.reset()
+
+
+class Transport(BaseTransport):
+    """A connection to a world."""
+
+    default_port: ClassVar[int | None] = None
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._connection = connection
+        self.lock = connection.broker.lock
+
+    @classmethod
+    def open(cls, settings: ConnectionSettings) -> Self:
+        return cls(Connection(_world(settings), settings.userid))
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection.is_open
+
+    def channel(self) -> Channel:
+        return self._connection.channel()
+
+    def wait_for(self, ready: Callable[[], object], timeout: float | None = None) -> None:
+        self._connection.wait_for(ready, timeout)
+
+    def interrupt(self) -> None:
+        self._connection.wake()
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class Backend(BaseBackend):
+    """A channel of a world's broker."""
+
+    transport_cls = Transport
+    capabilities = Capabilities(thread_safe=True)
+
+    # -- the channel's life
+
+    def _open_channel(self, transport: BaseTransport) -> Any:
+        return transport.channel()
+
+    def _close_channel(self, channel: Channel) -> None:
+        channel.close()
+
+    def _forget_channel(self) -> None:
+        if isinstance(self._transport, Transport):
+            # Other threads put deliveries into the inbox, under this lock.
+            with self._transport.lock:
+                super()._forget_channel()
+        else:
+            super()._forget_channel()
+
+    def _refused(self, channel: Channel) -> None:
+        """The broker refused what was done with *channel*, and closed it."""
+        # Another thread may have had the same answer, and opened the next channel since.
+        if self._channel is channel:
+            self._forget_channel()
+
+    @contextmanager
+    def _using_channel(self) -> Iterator[Channel]:
+        """The channel, for an operation that the broker may refuse."""
+        channel = self.channel
+        try:
+            yield channel
+        except ChannelError:
+            self._refused(channel)
+            raise
+
+    # -- topology
+
+    def exchange_declare(
+        self,
+        exchange: str,
+        type: str,
+        durable: bool,
+        auto_delete: bool,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        with self._using_channel() as channel:
+            channel.exchange_declare(exchange, type, durable, auto_delete, arguments)
+
+    def exchange_delete(self, exchange: str, if_unused: bool = False) -> None:
+        with self._using_channel() as channel:
+            channel.exchange_delete(exchange, if_unused)
+
+    def exchange_bind(
+        self,
+        destination: str,
+        source: str,
+        routing_key: str = "",
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        with self._using_channel() as channel:
+            channel.exchange_bind(destination, source, routing_key, arguments)
+
+    def exchange_unbind(
+        self,
+        destination: str,
+        source: str,
+        routing_key: str = "",
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        with self._using_channel() as channel:
+            channel.exchange_unbind(destination, source, routing_key, arguments)
+
+    def queue_declare(
+        self,
+        queue: str,
+        durable: bool,
+        exclusive: bool,
+        auto_delete: bool,
+        warn_if_exists: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> QueueDeclared:
+        if warn_if_exists and queue:
+            self._warn_existing(queue)
+        with self._using_channel() as channel:
+            return QueueDeclared(
+                *channel.queue_declare(queue, durable, exclusive, auto_delete, arguments)
+            )
+
+    def queue_bind(
+        self,
+        queue: str,
+        exchange: str,
+        routing_key: str = "",
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        with self._using_channel() as channel:
+            channel.queue_bind(queue, exchange, routing_key, arguments)
+
+    def queue_unbind(
+        self,
+        queue: str,
+        exchange: str,
+        routing_key: str = "",
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        with self._using_channel() as channel:
+            channel.queue_unbind(queue, exchange, routing_key, arguments)
+
+    def queue_exists(self, queue: str) -> bool:
+        with self._using_channel() as channel:
+            return channel.queue_exists(queue)
+
+    def queue_purge(self, queue: str) -> int:
+        with self._using_channel() as channel:
+            return channel.queue_purge(queue)
+
+    def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False) -> int:
+        with self._using_channel() as channel:
+            return channel.queue_delete(queue, if_unused, if_empty)
+
+    # -- publishing
+
+    def publish(
+        self, message: BaseMessage, exchange: str, routing_key: str, mandatory: bool = False
+    ) -> int | None:
+        channel: Channel = self.channel
+        try:
+            outcome = channel.publish(exchange, routing_key, message.body, message.properties)
+        except ChannelError:
+            self._refused(channel)
+            raise
+        confirms = self.confirms
+        if confirms is None:
+            return None
+        with channel.connection.broker.lock:
+            number = confirms.publish(message, exchange, routing_key)
+            if mandatory and outcome is Outcome.UNROUTABLE:
+                confirms.returned(message.body, exchange, routing_key, "NO_ROUTE")
+            confirms.settle(number, multiple=False, taken=outcome is not Outcome.REJECTED)
+        return number
+
+    def _confirm_select(self, channel: Channel) -> None:
+        """The broker says at once what became of a message, so there is nothing to ask for."""
+
+    # -- receiving
+
+    def get(self, queue: str, no_ack: bool = False) -> BaseMessage | None:
+        channel: Channel = self.channel
+        try:
+            delivery = channel.get(queue, no_ack)
+        except ChannelError:
+            self._refused(channel)
+            raise
+        return None if delivery is None else self._received(*delivery, no_ack)
+
+    def _received(
+        self, delivery_tag: int, message: QueuedMessage, no_ack: bool, consumer_tag: str = ""
+    ) -> BaseMessage:
+        info: dict[str, Any] = {
+            "delivery_tag": delivery_tag,
+            "redelivered": message.redelivered,
+            "exchange": message.exchange,
+            "routing_key": message.routing_key,
+        }
+        if consumer_tag:
+            info["consumer_tag"] = consumer_tag
+        return self.Message(
+            self,
+            message.body,
+            delivery_tag,
+            delivery_info=info,
+            properties=message.delivered_properties(),
+            no_ack=no_ack,
+        )
+
+    def _subscribe(self, channel: Channel, queue: str, consumer_tag: str, no_ack: bool) -> None:
+        def deliver(delivery_tag: int, message: QueuedMessage) -> None:
+            # The channel may have been given up by now, and its messages will go back.
+            if self._channel is channel:
+                self.deliver(
+                    consumer_tag, self._received(delivery_tag, message, no_ack, consumer_tag)
+                )
+
+        def on_cancel() -> None:
+            if self._channel is channel:
+                self.cancelled_by_broker(consumer_tag)
+
+        try:
+            channel.consume(queue, consumer_tag, no_ack, deliver, on_cancel)
+        except ChannelError:
+            self._refused(channel)
+            raise
+
+    def _unsubscribe(self, channel: Channel, consumer_tag: str) -> None:
+        channel.cancel(consumer_tag)
+
+    def _qos(self, channel: Channel, prefetch_count: int, apply_global: bool) -> None:
+        channel.qos(prefetch_count, apply_global)
+
+    # -- settling
+
+    def ack(self, delivery_tag: Any, multiple: bool = False) -> None:
+        channel = self.delivering_channel
+        try:
+            channel.ack(delivery_tag, multiple)
+        except ChannelError:
+            self._refused(channel)
+            raise
+
+    def reject(self, delivery_tag: Any) -> None:
+        self._reject(delivery_tag, requeue=False)
+
+    def requeue(self, delivery_tag: Any) -> None:
+        self._reject(delivery_tag, requeue=True)
+
+    def _reject(self, delivery_tag: Any, requeue: bool) -> None:
+        channel = self.delivering_channel
+        try:
+            channel.reject(delivery_tag, requeue)
+        except ChannelError:
+            self._refused(channel)
+            raise

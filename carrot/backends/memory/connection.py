@@ -1,0 +1,109 @@
+"""A connection to the broker: its channels, and the threads that wait for their deliveries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from time import monotonic
+
+from carrot.backends.memory.broker import Broker
+from carrot.backends.memory.channel import Channel
+from carrot.exceptions import ConnectionLost, OperationTimeout
+
+
+class Connection:
+    """A client of the broker, whose lock guards it.
+
+    :param user: the name that a message's ``user_id`` must be.
+    :ivar waiting: what wakes each of the threads that wait.
+    """
+
+    def __init__(self, broker: Broker, user: str = "guest") -> None:
+        self.broker = broker
+        self.user = user
+        self.is_open = True
+        self._channels: dict[Channel, None] = {}
+        # A SimpleQueue's put() may interrupt itself, so a wake-up needs no lock and is safe in a
+        # signal handler.
+        self.waiting: set[SimpleQueue[None]] = set()
+        with broker.lock:
+            broker.connections[self] = None
+
+    def check_open(self) -> None:
+        """:raises ConnectionLost: :meth:`close` was called."""
+        if not self.is_open:
+            raise ConnectionLost("the connection to the memory broker was closed here")
+
+    def channel(self) -> Channel:
+        """A new channel."""
+        with self.broker.lock:
+            self.check_open()
+            channel = Channel(self, self.broker)
+            self._channels[channel] = None
+            return channel
+
+    def remove(self, channel: Channel) -> None:
+        """That channel is closed."""
+        self._channels.pop(channel, None)
+
+    def close(self) -> None:
+        """Close all channels and delete the exclusive queues. Again is harmless."""
+        with self.broker.lock:
+            if not self.is_open:
+                return
+            self.is_open = False
+            # All consumers first, lest one channel gets what another one gives back.
+            channels = tuple(self._channels)
+            for channel in channels:
+                channel.end_consumers()
+            for channel in channels:
+                channel.give_back()
+            for queue in [q for q in self.broker.queues.values() if q.owner is self]:
+                self.broker.remove_queue(queue)
+            self.broker.connections.pop(self, None)
+        self.wake()
+
+    # -- waiting
+
+    def wait_for(self, ready: Callable[[], object], timeout: float | None = None) -> None:
+        """Return once ``ready()`` is true, asking again after each delivery to this connection.
+
+        :param timeout: seconds; None waits as long as it takes.
+        :raises OperationTimeout: not ready in time.
+        :raises ConnectionLost: the connection was closed.
+        """
+        deadline = None if timeout is None else monotonic() + timeout
+        wake_ups: SimpleQueue[None] = SimpleQueue()
+        # Before the first look, so that no wake-up falls between looking and sleeping.
+        self.waiting.add(wake_ups)
+        try:
+            while True:
+                idle = self._run_timers()
+                if ready():
+                    return
+                remaining = None if deadline is None else deadline - monotonic()
+                if remaining is not None and remaining <= 0:
+                    raise OperationTimeout(f"nothing came within {timeout} seconds")
+                _sleep(wake_ups, [limit for limit in (idle, remaining) if limit is not None])
+        finally:
+            self.waiting.discard(wake_ups)
+
+    def _run_timers(self) -> float | None:
+        """Run what is due, and say in how many seconds the next thing is; None is never."""
+        with self.broker.lock:
+            self.check_open()
+            timers = self.broker.timers
+            timers.run()
+            return None if timers.next_due is None else max(0.0, timers.next_due - timers.clock())
+
+    def wake(self) -> None:
+        """Make waiting threads look again; needs no lock."""
+        for wake_ups in tuple(self.waiting):
+            wake_ups.put(None)
+
+
+def _sleep(wake_ups: SimpleQueue[None], limits: list[float]) -> None:
+    """Sleep until woken, or until the shortest of *limits* (seconds) is over."""
+    with suppress(Empty):
+        wake_ups.get(timeout=min(limits, default=None))

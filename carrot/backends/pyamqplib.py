@@ -1,0 +1,509 @@
+"""RabbitMQ through py-amqp's ordinary calls: plain and short, one thread at a time.
+
+A lock around each call keeps threads from spoiling each other's work; the driver reads only when
+something has arrived, so that a waiting consumer holds up nobody.
+"""
+
+from __future__ import annotations
+
+import math
+import select
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any, ClassVar, Self
+
+import amqp
+from amqp import spec
+
+from carrot.backends.base import (
+    BaseBackend,
+    BaseMessage,
+    BaseTransport,
+    Capabilities,
+    QueueAlreadyExistsWarning,
+    QueueDeclared,
+)
+from carrot.backends.turns import Turns
+from carrot.exceptions import (
+    AccessRefused,
+    CarrotError,
+    ChannelError,
+    ConnectionFailed,
+    ConnectionLost,
+    NotSupported,
+    OperationTimeout,
+)
+from carrot.routing import check_exchange_type
+from carrot.settings import ConnectionSettings
+from carrot.values import short_string, table
+
+__all__ = ["Backend", "Message", "QueueAlreadyExistsWarning", "Transport"]
+
+# Seconds to wait for the rest of a frame that has begun to arrive.
+_PATIENCE = 1.0
+
+
+class _Channel(amqp.Channel):  # type: ignore[misc]  # py-amqp has no annotations
+    """py-amqp's channel; when the broker closes it, only its own user is told."""
+
+    on_broker_close: Callable[[ChannelError], None] | None = None
+
+    def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
+        # py-amqp's own would open the channel again right here, and raise in whoever is reading.
+        self.send_method(spec.Channel.CloseOk)
+        self.collect()
+        if self.on_broker_close is not None:
+            self.on_broker_close(ChannelError.from_reply(reply_code, reply_text))
+
+
+class _Connection(amqp.Connection):  # type: ignore[misc]  # py-amqp has no annotations
+    Channel = _Channel
+
+
+class Transport(BaseTransport):
+    """A connection of py-amqp's.
+
+    :ivar lock: held during each use of the connection; reading waits outside it.
+    """
+
+    default_port: ClassVar[int | None] = 5672
+    default_tls_port: ClassVar[int | None] = 5671
+
+    def __init__(self, connection: amqp.Connection, where: str, settings: ConnectionSettings):
+        super().__init__()
+        self.lock = threading.RLock()
+        self._amqp = connection
+        self._where = where
+        self._close_timeout = settings.connect_timeout
+        self._why_closed: str | None = None
+        self._turns = Turns(self._read)
+        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        self._closed = threading.Event()
+        if settings.heartbeat:
+            # The broker drops a client that is silent for two intervals.
+            threading.Thread(
+                target=self._send_heartbeats, args=(settings.heartbeat / 2,), daemon=True
+            ).start()
+
+    @classmethod
+    def open(cls, settings: ConnectionSettings) -> Self:
+        port = settings.port or (cls.default_tls_port if settings.ssl else cls.default_port)
+        host = f"[{settings.hostname}]" if ":" in settings.hostname else settings.hostname
+        where = f"{host}:{port}, virtual host {settings.virtual_host!r}"
+        connection = _Connection(
+            host=f"{host}:{port}",
+            userid=settings.userid,
+            password=settings.password,
+            login_method="PLAIN",
+            virtual_host=settings.virtual_host,
+            ssl=_tls_options(settings),
+            connect_timeout=settings.connect_timeout,
+            heartbeat=math.ceil(settings.heartbeat),
+        )
+        try:
+            connection.connect()
+        except (amqp.AMQPError, OSError, ValueError, TypeError, LookupError) as exc:
+            # Anything can come of a peer that doesn't speak AMQP.
+            connection.collect()
+            raise _connection_failed(settings, where, exc) from exc
+        return cls(connection, where, settings)
+
+    @property
+    def is_open(self) -> bool:
+        return bool(self._amqp.connected)
+
+    def channel(self) -> amqp.Channel:
+        """A channel of py-amqp's."""
+        with self.guarded():
+            return self._amqp.channel()
+
+    @contextmanager
+    def guarded(self, backend: Backend | None = None) -> Iterator[None]:
+        """One use of the connection: under the lock, with py-amqp's errors as carrot's.
+
+        :param backend: whose channel is used; the broker's objection to it is raised here.
+        """
+        with self.lock, self._translating(backend):
+            try:
+                yield
+            finally:
+                # This use may have read what another thread waits for.
+                if self._turns.is_taken:
+                    self.interrupt()
+
+    @contextmanager
+    def _translating(self, backend: Backend | None = None) -> Iterator[None]:
+        try:
+            yield
+        except (amqp.AMQPError, OSError, AttributeError) as exc:
+            if backend is not None and (failure := backend.take_failure()) is not None:
+                raise failure from exc
+            # py-amqp goes on with a channel that what it just read has closed.
+            if isinstance(exc, AttributeError) and self.is_open:
+                raise
+            raise self._translated(exc) from exc
+
+    def _translated(self, cause: Exception) -> CarrotError:
+        if self.is_open and not isinstance(cause, (OSError, amqp.UnexpectedFrame)):
+            return ChannelError(str(cause))
+        said = (
+            f"{cause.reply_code} {cause.reply_text}" if isinstance(cause, amqp.AMQPError) else cause
+        )
+        self._why_closed = self._why_closed or str(said)
+        self._amqp.collect()
+        return self._gone()
+
+    def _gone(self) -> ConnectionLost:
+        return ConnectionLost(
+            f"the connection to {self._where} is gone: {self._why_closed}; what was not "
+            "confirmed or acked may not have arrived"
+        )
+
+    def wait_for(self, ready: Callable[[], object], timeout: float | None = None) -> None:
+        if not self._turns.wait_for(ready, timeout):
+            raise OperationTimeout(f"nothing came from {self._where} within {timeout} seconds")
+
+    def _read(self, timeout: float | None) -> None:
+        """Wait for something from the broker, and take one frame in."""
+        if self._has_arrived(timeout):
+            # Meanwhile a call of another thread may have taken it.
+            with self.lock, self._translating():
+                if self._has_arrived(0):
+                    with suppress(TimeoutError):
+                        self._amqp.blocking_read(_PATIENCE)
+
+    def _has_arrived(self, timeout: float | None) -> bool:
+        """Whether there is something to read, waiting at most *timeout* seconds for it."""
+        if not self._amqp.connected:
+            raise self._gone()
+        tcp = self._amqp.transport.sock
+        # What TLS has decrypted is no longer in the socket.
+        if isinstance(tcp, socket.socket) and getattr(tcp, "pending", lambda: 0)():
+            return True
+        poll = select.poll()
+        try:
+            poll.register(tcp, select.POLLIN)
+            poll.register(self._wake_reader, select.POLLIN)
+            arrived = {fd for fd, _ in poll.poll(None if timeout is None else timeout * 1000)}
+            if self._wake_reader.fileno() in arrived:
+                with suppress(BlockingIOError):
+                    self._wake_reader.recv(4096)
+            return tcp.fileno() in arrived
+        except (OSError, ValueError, AttributeError) as exc:
+            # Another thread closed the sockets under our hands.
+            raise self._gone() from exc
+
+    def interrupt(self) -> None:
+        # A full pipe wakes as well, and a closed one has nobody left to wake.
+        with suppress(OSError):
+            self._wake_writer.send(b"\0")
+
+    def _send_heartbeats(self, interval: float) -> None:
+        while not self._closed.wait(interval):
+            with self.lock, suppress(amqp.AMQPError, OSError):
+                if self.is_open:
+                    self._amqp.send_heartbeat()
+
+    def close(self) -> None:
+        with self.lock:
+            self._why_closed = "it was closed here"
+            if self._amqp.connected:
+                with suppress(amqp.AMQPError, OSError):
+                    # For the broker's answer; py-amqp itself would wait for ever.
+                    self._amqp.transport.sock.settimeout(self._close_timeout)
+                    self._amqp.close()
+                self._amqp.collect()
+            self._closed.set()
+            self.interrupt()
+            self._wake_reader.close()
+            self._wake_writer.close()
+
+
+def _tls_options(settings: ConnectionSettings) -> bool | dict[str, Any]:
+    """The options for py-amqp's TLS transport, which verifies the host's name when it has one."""
+    if isinstance(settings.ssl, bool):
+        return {"server_hostname": settings.hostname} if settings.ssl else False
+    if isinstance(settings.ssl, Mapping):
+        return {"server_hostname": settings.hostname, **settings.ssl}
+    raise NotSupported(
+        "the pyamqplib driver takes no SSLContext: pass ssl=True, or a dict of keyfile, certfile, "
+        "ca_certs, cert_reqs, server_hostname, ciphers"
+    )
+
+
+def _connection_failed(
+    settings: ConnectionSettings, where: str, cause: Exception
+) -> ConnectionFailed:
+    refused = isinstance(cause, (amqp.AccessRefused, amqp.NotAllowed))
+    reason = str(cause.reply_text if isinstance(cause, amqp.AMQPError) else cause)
+    if "vhost" in reason and "not found" in reason:
+        refused = False
+        reason += ": create the virtual host, or check its name"
+    elif refused:
+        reason += " (check user and password, and that the user may enter the virtual host)"
+    elif isinstance(cause, TimeoutError):
+        reason = f"no answer within {settings.connect_timeout} seconds"
+    elif isinstance(cause, ConnectionRefusedError):
+        reason += " (is the broker running, and is this its host and port?)"
+    elif isinstance(cause, socket.gaierror):
+        reason = f"the host name {settings.hostname!r} can't be resolved ({cause.strerror})"
+    elif not isinstance(cause, OSError) or "closed connection" in reason:
+        reason = f"the peer doesn't speak AMQP 0-9-1, or hung up ({reason})"
+    cls = AccessRefused if refused else ConnectionFailed
+    return cls(f"can't connect to {where}, as user {settings.userid!r}: {reason}")
+
+
+class Message(BaseMessage):
+    """A message that py-amqp received.
+
+    :param amqp_message: py-amqp's message, or anything with its attributes.
+    """
+
+    def __init__(self, backend: Any, amqp_message: Any, **options: Any) -> None:
+        self._amqp_message = amqp_message
+        properties = dict(amqp_message.properties)
+        if (headers := properties.pop("application_headers", None)) is not None:
+            properties["headers"] = _with_utc(headers)
+        info = getattr(amqp_message, "delivery_info", None) or {}
+        super().__init__(
+            backend,
+            # py-amqp leaves an empty body as the text it began with.
+            body=amqp_message.body or b"",
+            delivery_tag=getattr(amqp_message, "delivery_tag", None) if info else None,
+            delivery_info=info,
+            properties=properties,
+            **options,
+        )
+
+
+def _with_utc(value: Any) -> Any:
+    """Header values as every driver gives them: py-amqp's datetimes lack their time zone."""
+    if isinstance(value, datetime):
+        return value.replace(tzinfo=UTC)
+    if isinstance(value, dict):
+        return {key: _with_utc(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_utc(item) for item in value]
+    return value
+
+
+class Backend(BaseBackend):
+    """A channel of py-amqp's."""
+
+    transport_cls = Transport
+    capabilities = Capabilities(thread_safe=False)
+    Message = Message
+
+    # -- the channel's life
+
+    def _open_channel(self, transport: BaseTransport) -> amqp.Channel:
+        channel = transport.channel()
+        # Bodies stay bytes: carrot decodes them, once, when somebody asks.
+        channel.auto_decode = False
+        channel.on_broker_close = self.fail
+        channel.events["basic_return"].add(self._on_return)
+        channel.events["basic_ack"].add(self._on_ack)
+        channel.events["basic_nack"].add(self._on_nack)
+        return channel
+
+    def _close_channel(self, channel: amqp.Channel) -> None:
+        with suppress(CarrotError), self._guarded():
+            channel.close()
+
+    def _guarded(self) -> Any:
+        assert isinstance(self._transport, Transport)
+        return self._transport.guarded(self)
+
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a method of the channel, when its arguments are such that AMQP can carry them."""
+        for name in ("queue", "exchange", "source", "destination", "routing_key"):
+            if name in kwargs:
+                short_string(name.replace("_", " "), kwargs[name])
+        if kwargs.get("arguments"):
+            kwargs["arguments"] = table("arguments", kwargs["arguments"])
+        call = getattr(self.channel, method)
+        with self._guarded():
+            return call(*args, **kwargs)
+
+    # -- topology
+
+    def exchange_declare(
+        self,
+        exchange: str,
+        type: str,
+        durable: bool,
+        auto_delete: bool,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        check_exchange_type(type)
+        self._call("exchange_declare", exchange=exchange, type=type, durable=durable,
+                   auto_delete=auto_delete, arguments=arguments)  # fmt: skip
+
+    def exchange_delete(self, exchange: str, if_unused: bool = False) -> None:
+        self._call("exchange_delete", exchange=exchange, if_unused=if_unused)
+
+    def exchange_bind(
+        self,
+        destination: str,
+        source: str,
+        routing_key: str = "",
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._call("exchange_bind", destination=destination, source=source,
+                   routing_key=routing_key, arguments=arguments)  # fmt: skip
+
+    def exchange_unbind(
+        self,
+        destination: str,
+        source: str,
+        routing_key: str = "",
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._call("exchange_unbind", destination=destination, source=source,
+                   routing_key=routing_key, arguments=arguments)  # fmt: skip
+
+    def queue_declare(
+        self,
+        queue: str,
+        durable: bool,
+        exclusive: bool,
+        auto_delete: bool,
+        warn_if_exists: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> QueueDeclared:
+        if warn_if_exists and queue:
+            self._warn_existing(queue)
+        return QueueDeclared(
+            *self._call("queue_declare", queue=queue, durable=durable, exclusive=exclusive,
+                        auto_delete=auto_delete, arguments=arguments)
+        )  # fmt: skip
+
+    def queue_bind(
+        self,
+        queue: str,
+        exchange: str,
+        routing_key: str = "",
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._call("queue_bind", queue=queue, exchange=exchange,
+                   routing_key=routing_key, arguments=arguments)  # fmt: skip
+
+    def queue_unbind(
+        self,
+        queue: str,
+        exchange: str,
+        routing_key: str = "",
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._call("queue_unbind", queue=queue, exchange=exchange,
+                   routing_key=routing_key, arguments=arguments)  # fmt: skip
+
+    def queue_exists(self, queue: str) -> bool:
+        # The broker closes the channel that asks for what isn't there, so ask on another one.
+        probe = type(self)(self.connection)
+        try:
+            probe._call("queue_declare", queue=queue, passive=True)
+        except ChannelError as exc:
+            # Exclusive to another connection, it exists all the same.
+            return exc.code == 405
+        finally:
+            probe.close()
+        return True
+
+    def queue_purge(self, queue: str) -> int:
+        return int(self._call("queue_purge", queue=queue))
+
+    def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False) -> int:
+        return int(self._call("queue_delete", queue=queue, if_unused=if_unused, if_empty=if_empty))
+
+    # -- publishing
+
+    def publish(
+        self, message: BaseMessage, exchange: str, routing_key: str, mandatory: bool = False
+    ) -> int | None:
+        channel = self.channel
+        properties = dict(message.properties)
+        if "headers" in properties:
+            properties["application_headers"] = properties.pop("headers")
+        with self._guarded():
+            channel.basic_publish(
+                amqp.Message(message.body, **properties), exchange, routing_key, mandatory
+            )
+            # Afterwards: before it writes, py-amqp reads, and what it reads is of older messages.
+            if self.confirms is not None:
+                return self.confirms.publish(message, exchange, routing_key)
+        return None
+
+    def _confirm_select(self, channel: amqp.Channel) -> None:
+        with self._guarded():
+            channel.confirm_select()
+
+    def _on_ack(self, number: int, multiple: bool) -> None:
+        if self.confirms is not None:
+            self.confirms.settle(number, multiple, taken=True)
+
+    def _on_nack(self, number: int, multiple: bool) -> None:
+        if self.confirms is not None:
+            self.confirms.settle(number, multiple, taken=False)
+
+    def _on_return(
+        self, error: amqp.AMQPError, exchange: str, routing_key: str, message: amqp.Message
+    ) -> None:
+        if self.confirms is not None:
+            self.confirms.returned(message.body or b"", exchange, routing_key, error.reply_text)
+
+    # -- receiving
+
+    def get(self, queue: str, no_ack: bool = False) -> BaseMessage | None:
+        raw = self._call("basic_get", queue=queue, no_ack=no_ack)
+        return None if raw is None else self.message_to_python(raw, no_ack=no_ack)
+
+    def message_to_python(self, raw_message: Any, no_ack: bool = False) -> BaseMessage:
+        """carrot's message for one of py-amqp's."""
+        return self.Message(self, raw_message, no_ack=no_ack)
+
+    def _subscribe(
+        self, channel: amqp.Channel, queue: str, consumer_tag: str, no_ack: bool
+    ) -> None:
+        def on_message(raw: amqp.Message) -> None:
+            self.deliver(consumer_tag, self.message_to_python(raw, no_ack=no_ack))
+
+        short_string("queue", queue)
+        with self._guarded():
+            channel.basic_consume(
+                queue=queue,
+                consumer_tag=consumer_tag,
+                no_ack=no_ack,
+                callback=on_message,
+                on_cancel=self.cancelled_by_broker,
+            )
+
+    def _unsubscribe(self, channel: amqp.Channel, consumer_tag: str) -> None:
+        with self._guarded():
+            channel.basic_cancel(consumer_tag)
+
+    def _qos(self, channel: amqp.Channel, prefetch_count: int, apply_global: bool) -> None:
+        with self._guarded():
+            channel.basic_qos(0, prefetch_count, apply_global)
+
+    # -- settling
+
+    def ack(self, delivery_tag: int, multiple: bool = False) -> None:
+        channel = self.delivering_channel
+        with self._guarded():
+            channel.basic_ack(delivery_tag, multiple)
+
+    def reject(self, delivery_tag: int) -> None:
+        channel = self.delivering_channel
+        with self._guarded():
+            channel.basic_reject(delivery_tag, requeue=False)
+
+    def requeue(self, delivery_tag: int) -> None:
+        channel = self.delivering_channel
+        with self._guarded():
+            channel.basic_reject(delivery_tag, requeue=True)

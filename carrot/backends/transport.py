@@ -1,0 +1,111 @@
+"""BaseTransport: one live connection to a broker, as every driver makes it."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Protocol, Self
+
+from carrot.settings import ConnectionSettings
+
+
+class Channel(Protocol):
+    """What a transport needs of the backends that use it."""
+
+    @property
+    def is_ready(self) -> bool: ...
+
+    def dispatch(self) -> None: ...
+
+
+class BaseTransport(ABC):
+    """One live connection to a broker. It never comes back: when it is lost, a new one is opened.
+
+    :cvar default_port: the port when the settings name none; None where there are no ports.
+    :cvar default_tls_port: the same with TLS.
+    """
+
+    default_port: ClassVar[int | None] = None
+    default_tls_port: ClassVar[int | None] = None
+
+    def __init__(self) -> None:
+        # In the order of their turns; the lock guards it.
+        self._backends: list[weakref.ref[Channel]] = []
+        self._backends_lock = threading.Lock()
+
+    @classmethod
+    @abstractmethod
+    def open(cls, settings: ConnectionSettings) -> Self:
+        """Connect and log in, within ``settings.connect_timeout`` seconds.
+
+        :raises ConnectionFailed: with host, port, virtual host, user and cause.
+        :raises AccessRefused: a wrong user or password.
+        """
+
+    @property
+    @abstractmethod
+    def is_open(self) -> bool:
+        """Whether the connection is there, as far as is known without asking the broker."""
+
+    @abstractmethod
+    def channel(self) -> Any:
+        """A new channel of the driver's own kind, open."""
+
+    @abstractmethod
+    def wait_for(self, ready: Callable[[], object], timeout: float | None = None) -> None:
+        """Take in what the broker sends until ``ready()`` is true; deliveries go to the inboxes.
+
+        :param ready: asked again after everything that comes in, and after :meth:`interrupt`;
+            it is quick and touches no broker.
+        :param timeout: seconds; None waits as long as it takes, 0 takes what is there already.
+        :raises OperationTimeout: not ready in time.
+        :raises ConnectionLost: the connection is gone.
+        """
+
+    @abstractmethod
+    def interrupt(self) -> None:
+        """Make threads in :meth:`wait_for` ask ``ready()`` again. Safe in a signal handler."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Say goodbye and free everything. Always finishes; again is harmless."""
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        """Wait for one delivery on any channel, and run its callback.
+
+        :param timeout: seconds; None waits as long as it takes.
+        :raises OperationTimeout: nothing came; it is a ``socket.timeout``.
+        :raises ConnectionLost: the connection is gone.
+        """
+        self.wait_for(self._next_ready, timeout)
+        if (backend := self._next_ready()) is not None:
+            # To the end of the line, so that a busy backend doesn't starve the others.
+            self.detach(backend)
+            self.attach(backend)
+            backend.dispatch()
+
+    def _next_ready(self) -> Channel | None:
+        """The first backend in line that has something to do."""
+        return next((backend for backend in self.backends if backend.is_ready), None)
+
+    @property
+    def backends(self) -> list[Channel]:
+        """The backends that have a channel here, in the order of their turns."""
+        with self._backends_lock:
+            return [backend for reference in self._backends if (backend := reference())]
+
+    def attach(self, backend: Channel) -> None:
+        """*backend* uses this transport from now on."""
+        with self._backends_lock:
+            self._backends.append(weakref.ref(backend))
+
+    def detach(self, backend: Channel) -> None:
+        """*backend* uses it no longer; others that are gone are forgotten too."""
+        with self._backends_lock:
+            self._backends = [
+                reference
+                for reference in self._backends
+                if (other := reference()) is not None and other is not backend
+            ]

@@ -1,0 +1,364 @@
+"""BrokerConnection: which broker, and whether the connection to it is alive."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any, ClassVar, Self
+
+from carrot.backends import get_backend_cls
+from carrot.backends.base import BaseBackend, BaseTransport
+from carrot.exceptions import ConfigurationError, ConnectionLost
+from carrot.retry import Backoff
+from carrot.settings import (
+    ConnectionSettings,
+    SslOption,
+    check_django_conninfo,
+    get_django_conninfo,
+    is_url,
+    parse_url,
+)
+
+__all__ = [
+    "AMQPConnection",
+    "AMQPConnectionException",
+    "BrokerConnection",
+    "DjangoAMQPConnection",
+    "DjangoBrokerConnection",
+    "DummyConnection",
+    "get_django_conninfo",
+]
+
+#: What programs written for carrot 0.10 catch when a connection fails or is lost.
+AMQPConnectionException = ConnectionError
+
+_SETTINGS = tuple(f.name for f in fields(ConnectionSettings) if f.name != "backend")
+
+
+class BrokerConnection:
+    """A broker's settings, and the live connection once there is one.
+
+    Lazy: the broker is contacted at the first use, or by :meth:`connect`. Every parameter can be
+    a class attribute of a subclass instead.
+
+    :param hostname: the machine, or a URL: ``amqp://user:password@host:5672/vhost?heartbeat=30``.
+    :param userid: default guest.
+    :param password: default guest.
+    :param virtual_host: the broker's world of queues and exchanges; default ``/``.
+    :param vhost: another name of *virtual_host*.
+    :param port: a number, also as text; default the driver's (5672 for AMQP).
+    :param ssl: True, a dict of the driver's TLS options, or an ``ssl.SSLContext``.
+    :param connect_timeout: seconds for connecting and logging in; default 5, None waits forever.
+    :param heartbeat: seconds between signs of life; 0, the default, sends none.
+    :param backend_cls: the driver: an alias, a dotted path or a class.
+    :param transport: another name of *backend_cls*.
+    :param insist: accepted for old programs, without effect.
+    :raises ConfigurationError: a value that can't be right.
+    """
+
+    hostname: str | None = None
+    userid: str | None = None
+    password: str | None = None
+    virtual_host: str | None = None
+    port: int | str | None = None
+    insist: bool | None = None
+    ssl: SslOption | None = None
+    connect_timeout: float | None = ConnectionSettings.connect_timeout
+    heartbeat: float | None = None
+    backend_cls: str | type[BaseBackend] | None = None
+
+    ConnectionException: ClassVar[type[Exception]] = AMQPConnectionException
+
+    def __init__(
+        self,
+        hostname: str | None = None,
+        userid: str | None = None,
+        password: str | None = None,
+        virtual_host: str | None = None,
+        port: int | str | None = None,
+        *,
+        vhost: str | None = None,
+        insist: bool | None = None,
+        ssl: SslOption | None = None,
+        connect_timeout: float | None = None,
+        heartbeat: float | None = None,
+        backend_cls: str | type[BaseBackend] | None = None,
+        transport: str | type[BaseBackend] | None = None,
+    ) -> None:
+        given: dict[str, Any] = {
+            "hostname": hostname,
+            "userid": userid,
+            "password": password,
+            "virtual_host": _one_of("virtual_host", virtual_host, "vhost", vhost),
+            "port": port,
+            "insist": insist,
+            "ssl": ssl,
+            "connect_timeout": connect_timeout,
+            "heartbeat": heartbeat,
+            "backend": _one_of("backend_cls", backend_cls, "transport", transport),
+        }
+        for name, value in self._merged(given).items():
+            setattr(self, name, value)
+        self._transport: BaseTransport | None = None
+        self._closed = False
+        self._opening = threading.Lock()
+
+    def _merged(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The attributes of this connection: keywords over the URL over the class's own."""
+        inherited: dict[str, Any] = {name: getattr(self, name) for name in _SETTINGS}
+        inherited["backend"] = self.backend_cls
+        hostname = given["hostname"] or inherited["hostname"]
+        from_url: dict[str, Any] = {}
+        if is_url(hostname):
+            from_url = parse_url(hostname)
+            inherited["hostname"] = given["hostname"] = None
+            if inherited["backend"] is not None:
+                given["backend"] = given["backend"] or inherited["backend"]
+        merged = {
+            name: value
+            for layer in (inherited, from_url, given)
+            for name, value in layer.items()
+            if value is not None
+        }
+        settings = ConnectionSettings(**merged)
+        attributes = {name: getattr(settings, name) for name in _SETTINGS}
+        if inherited["connect_timeout"] is None and "connect_timeout" not in merged:
+            attributes["connect_timeout"] = None
+        return {**attributes, "backend_cls": settings.backend}
+
+    @property
+    def settings(self) -> ConnectionSettings:
+        """The settings as they are now, checked."""
+        return ConnectionSettings(
+            backend=self.backend_cls, **{name: getattr(self, name) for name in _SETTINGS}
+        )
+
+    # -- where
+
+    @property
+    def host(self) -> str:
+        """``hostname:port``, or the hostname alone where there are no ports."""
+        port = self._port_or_default()
+        return str(self.hostname) if port is None else f"{self.hostname}:{port}"
+
+    def _port_or_default(self) -> int | None:
+        if self.port:
+            return int(self.port)
+        transport = self.get_backend_cls().transport_cls
+        return transport.default_tls_port if self.ssl else transport.default_port
+
+    def info(self) -> dict[str, Any]:
+        """The settings by name, with the password hidden."""
+        backend = self.backend_cls or "amqp"
+        return {
+            **self.settings.info(),
+            "port": self._port_or_default(),
+            "backend_cls": backend,
+            "transport_cls": backend,
+        }
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open" if self.is_open else "not connected"
+        where = f"{self.userid}@{self.hostname}:{self.port or 'default port'}"
+        return f"<{type(self).__name__} {where} vhost={self.virtual_host!r} {state}>"
+
+    # -- alive or not
+
+    @property
+    def connection(self) -> BaseTransport:
+        """The live connection, which is opened if there is none.
+
+        It has ``channel()``, a channel of the driver's own kind, and ``drain_events(timeout)``.
+
+        :raises ConnectionFailed: it can't be made.
+        :raises ConnectionLost: :meth:`close` was called; :meth:`connect` opens a new one.
+        """
+        transport = self._transport
+        if transport is not None and transport.is_open:
+            return transport
+        with self._opening:
+            if self._closed:
+                raise ConnectionLost(
+                    f"the connection to {self.hostname} was closed here with close(): "
+                    "connect() opens a new one"
+                )
+            if self._transport is None or not self._transport.is_open:
+                if self._transport is not None:
+                    self._transport.close()  # it is lost; what it still holds is freed
+                self._transport = self.get_backend_cls().transport_cls.open(self.settings)
+            return self._transport
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a live connection, as far as is known without asking the broker."""
+        return self._transport is not None and self._transport.is_open
+
+    @property
+    def connected(self) -> bool:
+        """The same as :attr:`is_open`."""
+        return self.is_open
+
+    def connect(self) -> BaseTransport:
+        """Connect now, also after :meth:`close`; an open connection stays as it is.
+
+        :raises ConnectionFailed: it can't be made.
+        """
+        self._closed = False
+        return self.connection
+
+    def ensure_connection(
+        self,
+        errback: Callable[[Exception, float], object] | None = None,
+        max_retries: int | None = None,
+        interval_start: float = 2,
+        interval_step: float = 2,
+        interval_max: float = 30,
+    ) -> Self:
+        """Connect, trying again until it works.
+
+        :param errback: called with the error and the seconds until the next attempt.
+        :param max_retries: how often to try again; None goes on for ever.
+        :param interval_start: seconds before the second attempt.
+        :param interval_step: seconds that each wait is longer than the one before.
+        :param interval_max: seconds that no wait exceeds.
+        :raises ConnectionFailed: the last attempt's, when all have failed.
+        """
+        for interval in Backoff(interval_start, interval_step, interval_max, max_retries):
+            try:
+                self.connect()
+                return self
+            except self.connection_errors as exc:
+                if errback is not None:
+                    errback(exc, interval)
+                time.sleep(interval)
+        self.connect()
+        return self
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        """Wait for one delivery on any channel of this connection, and run its callback.
+
+        :param timeout: seconds; None waits as long as it takes.
+        :raises OperationTimeout: nothing came; it is a ``socket.timeout``.
+        :raises ConnectionLost: the connection is gone.
+        """
+        self.connection.drain_events(timeout)
+
+    def close(self) -> None:
+        """Close the connection and every channel on it. Again is harmless."""
+        with self._opening:
+            self._closed = True
+            transport, self._transport = self._transport, None
+        if transport is not None:
+            transport.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    # -- backends
+
+    def get_backend_cls(self) -> type[BaseBackend]:
+        """The driver's class.
+
+        :raises BackendNotFound: lists what was tried and the known names.
+        """
+        return get_backend_cls(self.backend_cls)
+
+    def create_backend(self) -> BaseBackend:
+        """A new backend: one channel on this connection, opened at its first use."""
+        return self.get_backend_cls()(connection=self)
+
+    def channel(self) -> BaseBackend:
+        """The same as :meth:`create_backend`."""
+        return self.create_backend()
+
+    def get_channel(self) -> Any:
+        """A new channel of the driver's own kind; on RabbitMQ with pyamqplib, py-amqp's."""
+        return self.connection.channel()
+
+    @property
+    def connection_errors(self) -> tuple[type[Exception], ...]:
+        """What the connection may raise when it fails or is lost."""
+        return self.get_backend_cls().connection_errors
+
+    @property
+    def channel_errors(self) -> tuple[type[Exception], ...]:
+        """What a channel may raise when the broker refuses something."""
+        return self.get_backend_cls().channel_errors
+
+
+def _one_of(name: str, value: Any, other_name: str, other: Any) -> Any:
+    if value is not None and other is not None and value != other:
+        raise ConfigurationError(
+            f"{name}={value!r} and {other_name}={other!r} are two names of one setting: give one"
+        )
+    return value if value is not None else other
+
+
+#: The name of carrot 0.1 to 0.6, which stays.
+AMQPConnection = BrokerConnection
+
+
+class DjangoBrokerConnection(BrokerConnection):
+    """A BrokerConnection with the settings of the Django project; keywords override them.
+
+    Reads ``BROKER_HOST BROKER_PORT BROKER_USER BROKER_PASSWORD BROKER_VHOST``, or the same with
+    ``AMQP_`` (and ``AMQP_SERVER`` for the host), or ``BROKER_URL``; and ``CARROT_BACKEND``.
+
+    :param settings: an object to read instead of ``django.conf.settings``.
+    :raises ConfigurationError: names the settings that are missing.
+    """
+
+    def __init__(
+        self,
+        hostname: str | None = None,
+        userid: str | None = None,
+        password: str | None = None,
+        virtual_host: str | None = None,
+        port: int | str | None = None,
+        *,
+        settings: object = None,
+        **options: Any,
+    ) -> None:
+        given = {
+            "hostname": hostname,
+            "userid": userid,
+            "password": password,
+            "virtual_host": virtual_host,
+            "port": port,
+            **options,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        for alias, name in (("vhost", "virtual_host"), ("transport", "backend_cls")):
+            if alias in given:
+                given[name] = _one_of(name, given.get(name), alias, given.pop(alias))
+        keywords = get_django_conninfo(settings)
+        if is_url(given.get("hostname")):
+            keywords = {}
+        keywords.update(given)
+        backend = get_backend_cls(keywords["backend_cls"]) if keywords.get("backend_cls") else None
+        # A driver without ports has no login either: the memory one needs no settings at all.
+        needs_login = backend is None or backend.transport_cls.default_port is not None
+        if needs_login and "://" not in str(keywords.get("hostname")):
+            check_django_conninfo(keywords)
+        super().__init__(**keywords)
+
+
+#: The name of carrot 0.1 to 0.6, which stays.
+DjangoAMQPConnection = DjangoBrokerConnection
+
+
+class DummyConnection(BrokerConnection):
+    """A connection to the default memory world, whatever the arguments."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(backend_cls="memory")
+
+    @property
+    def host(self) -> str:
+        """Always empty."""
+        return ""

@@ -1,0 +1,431 @@
+"""Consumer: declares a queue, binds it to an exchange, and receives messages from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+from carrot.backends.base import BaseBackend
+from carrot.connection import BrokerConnection
+from carrot.exceptions import (
+    ChannelError,
+    ConfigurationError,
+    SerializationError,
+)
+from carrot.message import Message
+from carrot.messaging.receiver import Callback, ErrorCallback, Loop, Receiver
+from carrot.routing import check_exchange_type
+from carrot.utils import gen_unique_id
+from carrot.values import SHORT_STRING_BYTES, required_name
+
+
+class Consumer(Loop):
+    """Receives messages from a queue, which it declares and binds to an exchange.
+
+    Use it with :meth:`register_callback`, or in a subclass with ``receive()``. Every option can
+    be a class attribute of a subclass; keywords override it, None doesn't.
+
+    :param connection: the broker.
+    :param queue: the queue's name.
+    :param exchange: the exchange it is bound to; without one it is not bound.
+    :param routing_key: what of the exchange's messages it gets: a name for a direct exchange, a
+        pattern for a topic one (``*`` one word, ``#`` zero or more), a dict of headers for a
+        headers exchange; a fanout exchange needs none.
+    :param exchange_type: direct, fanout, topic, headers, or a type of a broker's plug-in.
+    :param durable: exchange and queue outlive a restart of the broker.
+    :param exclusive: only this connection may use the queue, and it goes when the connection
+        does; implies *auto_delete* for the queue.
+    :param auto_delete: the queue goes with its last consumer, the exchange with its last queue.
+    :param auto_ack: messages are acked as soon as they are decoded, before your callback runs.
+    :param no_ack: the broker forgets each message as it delivers it: faster, and a message is
+        lost when the program dies before it has processed it.
+    :param auto_declare: declare queue, exchange and binding now.
+    :param queue_arguments: such as ``{"x-message-ttl": 60000}`` (milliseconds).
+    :param exchange_arguments: such as ``{"alternate-exchange": "unrouted"}``.
+    :param binding_arguments: for a headers exchange, such as ``{"x-match": "any", "type": "pdf"}``.
+    :param warn_if_exists: warn with QueueAlreadyExistsWarning when the queue exists already.
+    :param prefetch_count: how many messages may be here, delivered and not settled; 0: no limit.
+    :param decoder: a function from the body (text, or bytes when it is binary) to data, used
+        whatever the content type says.
+    :param accept: the serializers' names or content types to decode; None is every safe one.
+    :param on_decode_error: called with the message and the error when a body can't be decoded;
+        without it the error leaves the loop, and the message is in its ``.message``.
+    :param callbacks: functions to call with the data and the message.
+    :param backend: the channel to use; default one of its own.
+    """
+
+    queue: str = ""
+    exchange: str = ""
+    routing_key: str | Mapping[str, Any] = ""
+    exchange_type: str = "direct"
+    durable: bool = True
+    exclusive: bool = False
+    auto_delete: bool = False
+    auto_ack: bool = False
+    no_ack: bool = False
+    auto_declare: bool = True
+    queue_arguments: Mapping[str, Any] | None = None
+    exchange_arguments: Mapping[str, Any] | None = None
+    binding_arguments: Mapping[str, Any] | None = None
+    warn_if_exists: bool = False
+    prefetch_count: int = 100
+    decoder: Callable[[Any], Any] | None = None
+    accept: Collection[str] | None = None
+    on_decode_error: ErrorCallback | None = None
+
+    def __init__(
+        self,
+        connection: BrokerConnection,
+        queue: str | None = None,
+        exchange: str | None = None,
+        routing_key: str | Mapping[str, Any] | None = None,
+        *,
+        exchange_type: str | None = None,
+        durable: bool | None = None,
+        exclusive: bool | None = None,
+        auto_delete: bool | None = None,
+        auto_ack: bool | None = None,
+        no_ack: bool | None = None,
+        auto_declare: bool | None = None,
+        queue_arguments: Mapping[str, Any] | None = None,
+        exchange_arguments: Mapping[str, Any] | None = None,
+        binding_arguments: Mapping[str, Any] | None = None,
+        warn_if_exists: bool | None = None,
+        prefetch_count: int | None = None,
+        decoder: Callable[[Any], Any] | None = None,
+        accept: Collection[str] | None = None,
+        on_decode_error: ErrorCallback | None = None,
+        callbacks: Sequence[Callback] | None = None,
+        backend: BaseBackend | None = None,
+    ) -> None:
+        self._use(connection, backend)
+        self._set_options(
+            queue=queue,
+            exchange=exchange,
+            routing_key=routing_key,
+            exchange_type=exchange_type,
+            durable=durable,
+            exclusive=exclusive,
+            auto_delete=auto_delete,
+            auto_ack=auto_ack,
+            no_ack=no_ack,
+            auto_declare=auto_declare,
+            queue_arguments=queue_arguments,
+            exchange_arguments=exchange_arguments,
+            binding_arguments=binding_arguments,
+            warn_if_exists=warn_if_exists,
+            prefetch_count=prefetch_count,
+            decoder=decoder,
+            accept=accept,
+            on_decode_error=on_decode_error,
+        )
+        self.callbacks = list(self.callbacks if callbacks is None else callbacks)
+        # Exclusive queues go with their connection; the exchange is everybody's, and stays.
+        self._exchange_auto_delete = self.auto_delete
+        self.auto_delete = self.auto_delete or self.exclusive
+        _check_prefetch_count(self.prefetch_count)
+        self.consumer_tag = self._generate_consumer_tag()
+        self._closed = False
+        if self.auto_declare:
+            self.declare()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} queue={self.queue!r} on {self.connection!r}>"
+
+    def _generate_consumer_tag(self) -> str:
+        """A tag that no other consumer has, and that tells an operator whose it is."""
+        cls = type(self)
+        return f"{cls.__module__}.{cls.__name__}-{gen_unique_id()}"[-SHORT_STRING_BYTES:]
+
+    # -- topology
+
+    def declare(self) -> Self:
+        """Create queue, exchange and binding, or check that they are as declared here.
+
+        Opens a closed consumer; may be called again, after ``connection`` or ``backend`` was
+        replaced too.
+
+        :raises PreconditionFailed: the queue or the exchange exists and is different.
+        :raises ResourceLocked: the queue is exclusive to another connection.
+        """
+        self._closed = False
+        check_exchange_type(self.exchange_type)
+        if self.queue:
+            self.backend.queue_declare(
+                queue=self.queue,
+                durable=self.durable,
+                exclusive=self.exclusive,
+                auto_delete=self.auto_delete,
+                warn_if_exists=self.warn_if_exists,
+                arguments=self.queue_arguments,
+            )
+        if self.exchange:
+            self.backend.exchange_declare(
+                exchange=self.exchange,
+                type=self.exchange_type,
+                durable=self.durable,
+                auto_delete=self._exchange_auto_delete,
+                arguments=self.exchange_arguments,
+            )
+        # The default exchange has every queue already, and allows no binding.
+        if self.queue and self.exchange:
+            key, arguments = self._binding()
+            self.backend.queue_bind(
+                queue=self.queue, exchange=self.exchange, routing_key=key, arguments=arguments
+            )
+        return self
+
+    def _binding(self) -> tuple[str, Mapping[str, Any] | None]:
+        if isinstance(self.routing_key, Mapping) and self.exchange_type == "headers":
+            return "", {**self.routing_key, **(self.binding_arguments or {})}
+        key: Any = self.routing_key  # checked by the backend, which takes text only
+        return key, self.binding_arguments
+
+    def _usable_queue(self) -> str:
+        """The queue's name, when this consumer is open and has one."""
+        if self._closed:
+            raise ChannelError(
+                f"this {type(self).__name__} (queue {self.queue!r}) is closed: create a new one, "
+                "or open it again with declare()",
+                code=504,
+            )
+        return required_name("queue", self.queue)
+
+    # -- what to do with a message
+
+    def _receive_callback(self, message: Message) -> None:
+        """What becomes of a delivery."""
+        self.process(message, self, self.auto_ack, self.on_decode_error)
+
+    def process(
+        self,
+        message: Message,
+        receiver: Receiver | None,
+        auto_ack: bool,
+        on_decode_error: ErrorCallback | None,
+    ) -> None:
+        """Decode *message*, ack it with *auto_ack*, and hand it to *receiver*."""
+        try:
+            data = self._received(message).decode()
+        except SerializationError as exc:
+            if on_decode_error is None:
+                raise
+            on_decode_error(message, exc)
+            return
+        # Acked only when it can be decoded and somebody takes it: else it would be lost.
+        if auto_ack and not message.acknowledged and (receiver is None or receiver.has_receiver):
+            message.ack()
+        if receiver is not None:
+            receiver.receive(data, message)
+
+    def _received(self, message: Message) -> Message:
+        """*message*, knowing how this consumer decodes."""
+        message.decoder = self.decoder
+        message.accept = self.accept
+        return message
+
+    # -- consuming
+
+    def consume(
+        self,
+        no_ack: bool | None = None,
+        *,
+        callback: Callable[[Message], object] | None = None,
+    ) -> None:
+        """Subscribe to the queue; harmless when it is subscribed already.
+
+        The messages come through :meth:`wait`, :meth:`iterconsume` or the connection's
+        ``drain_events()``.
+
+        :param callback: what to do with each delivery, instead of :meth:`process` as configured.
+        :raises NotFound: no such queue.
+        """
+        queue = self._usable_queue()
+        if self.channel_open:
+            return
+        self.backend.qos(0, _check_prefetch_count(self.prefetch_count), False)
+        self.backend.declare_consumer(
+            queue=queue,
+            no_ack=self.no_ack if no_ack is None else no_ack,
+            callback=callback or self._receive_callback,
+            consumer_tag=self.consumer_tag,
+        )
+
+    @property
+    def channel_open(self) -> bool:
+        """Whether this consumer is subscribed."""
+        return self.backend.is_consuming(self.consumer_tag)
+
+    def iterconsume(self, limit: int | None = None, no_ack: bool | None = None) -> Iterator[bool]:
+        """Subscribe now; each step of the iterator waits for a message and processes it.
+
+        :param limit: stop after this many; None goes on until :meth:`stop`, :meth:`cancel` or
+            :meth:`close`. The subscription stays until one of the last two.
+        """
+        self.consume(no_ack=no_ack)
+        return self.backend.consume(limit=limit)
+
+    def stop(self) -> None:
+        """End :meth:`wait` and :meth:`iterconsume` when the message in hand is processed.
+
+        From a callback, a signal handler or another thread. Called while none is running, it
+        ends the next one at once.
+        """
+        self.backend.stop()
+
+    def cancel(self) -> None:
+        """End the subscription: what was sent ahead and not processed goes back to the queue."""
+        self.backend.cancel(self.consumer_tag)
+
+    def _release(self) -> None:
+        if not self.auto_delete:
+            self.cancel()
+
+    # -- one message at a time
+
+    def fetch(
+        self,
+        no_ack: bool | None = None,
+        auto_ack: bool | None = None,
+        enable_callbacks: bool = False,
+    ) -> Message | None:
+        """Take the next message, or None when there is none.
+
+        :param no_ack: default the consumer's own.
+        :param auto_ack: default the consumer's own.
+        :param enable_callbacks: process it as :meth:`wait` would.
+        :raises DecodeError: with *auto_ack* or callbacks, for a body that can't be decoded; the
+            message is unsettled, in ``.message``.
+        """
+        queue = self._usable_queue()
+        no_ack = self.no_ack if no_ack is None else no_ack
+        auto_ack = self.auto_ack if auto_ack is None else auto_ack
+        message = self._next_message(queue, no_ack)
+        if message is None:
+            return None
+        if enable_callbacks or auto_ack or no_ack:
+            receiver = self if enable_callbacks else None
+            self.process(message, receiver, auto_ack or no_ack, self.on_decode_error)
+        return self._received(message)
+
+    def _next_message(self, queue: str, no_ack: bool) -> Message | None:
+        """The oldest message: sent ahead to a running subscription, or still in the queue."""
+        backend, tag = self.backend, self.consumer_tag
+        message = backend.take(tag)
+        if message is None:
+            message = backend.get(queue, no_ack=no_ack)
+            if self.channel_open:
+                # What was sent ahead may have arrived just before the broker's answer.
+                if message is not None:
+                    backend.deliver(tag, message)
+                message = backend.take(tag)
+        return message
+
+    def process_next(self) -> Message | None:
+        """``fetch(enable_callbacks=True)``."""
+        return self.fetch(enable_callbacks=True)
+
+    def iterqueue(
+        self, limit: int | None = None, infinite: bool = False
+    ) -> Iterator[Message | None]:
+        """Yield messages one at a time, asking the broker for each.
+
+        :param limit: stop after this many messages.
+        :param infinite: yield None when the queue is empty, and go on; else stop.
+        """
+        count = 0
+        while limit is None or count < limit:
+            message = self.fetch()
+            if message is None and not infinite:
+                return
+            count += message is not None
+            yield message
+
+    def __iter__(self) -> Iterator[Message | None]:
+        """``iterqueue(infinite=True)``."""
+        return self.iterqueue(infinite=True)
+
+    def discard_all(self, filterfunc: Callable[[Message], object] | None = None) -> int:
+        """Discard the waiting messages, and say how many they were.
+
+        :param filterfunc: discard only messages for which it is true; the others go back.
+        """
+        queue = self._usable_queue()
+        if filterfunc is None:
+            # The queue first: what it still held when this began can't be sent ahead any more.
+            return self.backend.queue_purge(queue) + self._discard_sent_ahead()
+        if self.no_ack or self.auto_ack:
+            raise ConfigurationError(
+                "discard_all(filterfunc) can't put messages back with auto_ack or no_ack: use a "
+                "consumer without them"
+            )
+        discarded = 0
+        kept: list[Message] = []
+        try:
+            while (message := self.fetch()) is not None:
+                kept.append(message)
+                if filterfunc(message):
+                    message.ack()
+                    kept.pop()
+                    discarded += 1
+        finally:
+            for message in kept:
+                message.requeue()
+        return discarded
+
+    def _discard_sent_ahead(self) -> int:
+        count = 0
+        while (message := self.backend.take(self.consumer_tag)) is not None:
+            if not message.acknowledged:
+                message.ack()
+            count += 1
+        return count
+
+    def purge(self) -> int:
+        """``discard_all()``."""
+        return self.discard_all()
+
+    # -- the channel
+
+    def qos(
+        self, prefetch_size: int = 0, prefetch_count: int = 0, apply_global: bool = False
+    ) -> None:
+        """Limit what may be here, delivered and not settled; for subscriptions from now on.
+
+        :param prefetch_size: octets; RabbitMQ knows no such limit, so 0.
+        :param prefetch_count: messages; 0 is no limit.
+        :param apply_global: limit all consumers of this channel together, at once.
+        """
+        self.backend.qos(prefetch_size, _check_prefetch_count(prefetch_count), apply_global)
+        if not apply_global:
+            self.prefetch_count = prefetch_count
+
+    def flow(self, active: bool) -> None:
+        """Pause (False) and restart (True) deliveries."""
+        self.backend.flow(active)
+
+    def move_to(self, backend: BaseBackend) -> None:
+        """Use another's channel from now on; a subscription ends first."""
+        if self._owns_backend:
+            self.backend.close()
+        else:
+            self.cancel()
+        self._owns_backend = False
+        self.backend = backend
+
+    def close(self) -> None:
+        """End the subscription and close the channel: unsettled messages go back to the queue.
+
+        :meth:`declare` opens it again. Again is harmless.
+        """
+        self._closed = True
+        if self._owns_backend:
+            self.backend.close()
+        else:
+            self.backend.cancel(self.consumer_tag)
+
+
+def _check_prefetch_count(count: object) -> int:
+    if not isinstance(count, int) or not 0 <= count <= 65535:
+        raise ConfigurationError(f"prefetch_count must be a number from 0 to 65535: {count!r}")
+    return count

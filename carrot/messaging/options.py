@@ -1,0 +1,61 @@
+"""What Publisher, Consumer and ConsumerSet have in common: options and the with statement."""
+
+from __future__ import annotations
+
+import types
+from typing import Any, Self
+
+from carrot.backends.base import BaseBackend
+from carrot.connection import BrokerConnection
+from carrot.exceptions import CarrotError, ConfigurationError
+
+# Options that hold a function. Written in a class body, a plain function would become a method.
+_FUNCTIONS = ("encoder", "decoder", "on_decode_error")
+
+
+class Configurable:
+    """An object whose options are class attributes that keywords override; closed by ``with``."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in _FUNCTIONS:
+            function = cls.__dict__.get(name)
+            if isinstance(function, types.FunctionType):
+                parameters = function.__code__.co_varnames[: function.__code__.co_argcount]
+                if parameters[:1] != ("self",):
+                    setattr(cls, name, staticmethod(function))
+
+    connection: BrokerConnection
+    backend: BaseBackend
+
+    def _use(self, connection: BrokerConnection, backend: BaseBackend | None) -> None:
+        """Work over *connection*, on the channel *backend*, or else on one of its own."""
+        if not isinstance(connection, BrokerConnection):
+            raise ConfigurationError(
+                f"{type(self).__name__} needs a connection, not {type(connection).__name__}: "
+                "pass BrokerConnection(…), which takes a URL too"
+            )
+        self.connection = connection
+        self._owns_backend = backend is None
+        self.backend = connection.create_backend() if backend is None else backend
+
+    def _set_options(self, **options: Any) -> None:
+        """Set the attributes whose option is given; None means the class's own."""
+        for name, value in options.items():
+            if value is not None:
+                setattr(self, name, value)
+
+    def close(self) -> None:
+        """Free what this object holds. Again is harmless."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, exc_type: object, exc: object, traceback: object) -> None:
+        try:
+            self.close()
+        except CarrotError:
+            # The error that ended the block is the one to hear about.
+            if exc is None:
+                raise

@@ -1,0 +1,337 @@
+"""The registry of serializers: from a name to a content type, an encoder and a decoder."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import simplejson
+
+from carrot.exceptions import (
+    ContentDisallowed,
+    DecodeError,
+    EncodeError,
+    SerializationError,
+    SerializerNotInstalled,
+)
+
+Encoder = Callable[[Any], "str | bytes"]
+Decoder = Callable[[Any], Any]
+
+RAW_TYPE, TEXT_TYPE = "application/data", "text/plain"
+BINARY = "binary"
+# How producers name "no character set": carrot, Ruby, MIME.
+_BINARY_ENCODINGS = frozenset({BINARY, "ascii-8bit", "8bit"})
+# Families of media types that need no serializer: their payload is the body itself.
+_OPAQUE_FAMILIES = ("image/", "audio/", "video/", "font/")
+
+
+@dataclass(frozen=True)
+class Serializer:
+    """One entry of the registry.
+
+    :param encoder: from data to text or bytes; None when it only decodes.
+    :param decoder: from text (or bytes, when *content_encoding* is binary) to data.
+    :param content_encoding: a character set, or ``"binary"``.
+    :param safe: decoding can't run code; others only decode for a consumer that accepts them.
+    """
+
+    name: str
+    encoder: Encoder | None
+    decoder: Decoder | None
+    content_type: str
+    content_encoding: str
+    safe: bool = True
+
+
+class SerializerRegistry:
+    """Names and content types to serializers. Several names may share a content type."""
+
+    def __init__(self) -> None:
+        self._by_name: dict[str, Serializer] = {}
+        self._by_type: dict[str, Serializer] = {}
+        self._default: Serializer | None = None
+
+    def register(
+        self,
+        name: str,
+        encoder: Encoder | None,
+        decoder: Decoder | None,
+        content_type: str,
+        content_encoding: str = "utf-8",
+        *,
+        safe: bool = True,
+    ) -> None:
+        """Add a serializer, or replace the one of that name.
+
+        :param encoder: from data to text or bytes; None: can't encode.
+        :param decoder: from text, or bytes when *content_encoding* is ``"binary"``, to data.
+            It also becomes the decoder of *content_type*.
+        :param safe: False, when decoding could run code: then only consumers that name the
+            serializer in ``accept=`` decode it.
+        """
+        serializer = Serializer(
+            name, encoder, decoder, content_type.lower(), content_encoding, safe
+        )
+        replaced = self._by_name.get(name)
+        if replaced is not None:
+            self.unregister(name)
+            if self._default is replaced:
+                self._default = serializer
+        self._by_name[name] = serializer
+        if decoder is not None:
+            self._by_type[serializer.content_type] = serializer
+
+    def unregister(self, name: str) -> None:
+        """Forget the serializer *name*.
+
+        :raises SerializerNotInstalled: there is none.
+        """
+        serializer = self._find(name)
+        del self._by_name[name]
+        if self._by_type.get(serializer.content_type) is serializer:
+            del self._by_type[serializer.content_type]
+            for other in self._by_name.values():
+                if other.content_type == serializer.content_type and other.decoder:
+                    self._by_type[other.content_type] = other
+
+    def set_default(self, name: str) -> None:
+        """Use *name* for data that is neither text nor bytes and names no serializer."""
+        self._default = self._find(name)
+
+    set_default_serializer = set_default
+
+    def names(self) -> list[str]:
+        """The names that ``serializer=`` and ``accept=`` take."""
+        return sorted(self._by_name)
+
+    def encode(self, data: Any, serializer: str | None = None) -> tuple[str, str, bytes]:
+        """Content type, content encoding and body for *data*.
+
+        Without a serializer text and bytes travel as they are, and all else by the default.
+
+        :raises SerializerNotInstalled: no such name, or its library is missing.
+        :raises EncodeError: the data can't be encoded so.
+        """
+        if serializer is not None:
+            return self._encode(data, self._find(serializer))
+        if isinstance(data, str):
+            return TEXT_TYPE, "utf-8", _to_bytes(data, "utf-8")
+        if isinstance(data, (bytes, bytearray, memoryview)):
+            return RAW_TYPE, BINARY, bytes(data)
+        if self._default is None:
+            raise SerializerNotInstalled("there is no default serializer: name one")
+        return self._encode(data, self._default)
+
+    def _encode(self, data: Any, entry: Serializer) -> tuple[str, str, bytes]:
+        if entry.encoder is None:
+            raise EncodeError(f"serializer {entry.name!r} only decodes")
+        encoded = call_encoder(entry.encoder, data, f"serializer {entry.name!r}")
+        if isinstance(encoded, bytes):
+            return entry.content_type, entry.content_encoding, encoded
+        # "raw" takes text too, and then says which character set it is in.
+        charset = "utf-8" if entry.content_encoding == BINARY else entry.content_encoding
+        return entry.content_type, charset, _to_bytes(encoded, charset)
+
+    def decode(
+        self,
+        data: bytes,
+        content_type: str | None,
+        content_encoding: str | None,
+        *,
+        accept: Collection[str] | None = None,
+        decoder: Decoder | None = None,
+    ) -> Any:
+        """The data in a body.
+
+        :param accept: the names or content types allowed; None allows every safe one.
+        :param decoder: use this function, whatever the content type says.
+        :raises DecodeError: the type is missing or unknown, or the body is not what it says.
+        :raises ContentDisallowed: not in *accept*, or unsafe and nobody asked for it.
+        :raises SerializerNotInstalled: the library that decodes it is missing.
+        """
+        if decoder is not None:
+            return _run_decoder(decoder, _from_charset(data, content_encoding, BINARY), "decoder=")
+        if not content_type:
+            raise DecodeError(
+                "the message has no content type: read message.body, or give the consumer "
+                "a decoder=, or let the sender set content_type="
+            )
+        entry = self._entry_for(content_type, accept)
+        if entry is None:
+            return _decode_unregistered(data, content_type, content_encoding)
+        assert entry.decoder is not None
+        text = _from_charset(data, content_encoding, entry.content_encoding)
+        return _run_decoder(entry.decoder, text, f"serializer {entry.name!r}")
+
+    def _entry_for(self, content_type: str, accept: Collection[str] | None) -> Serializer | None:
+        """The serializer that may decode *content_type*; None when there is none to it."""
+        media_type = content_type.partition(";")[0].strip().lower()
+        entry = self._by_type.get(content_type) or self._by_type.get(media_type)
+        if accept is None:
+            if entry is not None and not entry.safe:
+                raise ContentDisallowed(
+                    f"{content_type} is not decoded unasked, because decoding can run code: if "
+                    f"you trust every sender, give the consumer accept=[{entry.name!r}]"
+                )
+            return entry
+        for name in accept:
+            named = self._by_name.get(name)
+            if named is not None and named.decoder and named.content_type == media_type:
+                return named
+        if content_type in accept or media_type in accept:
+            return entry
+        raise ContentDisallowed(
+            f"{content_type} is not accepted here: this consumer takes {sorted(accept)} (accept=)"
+        )
+
+    def _find(self, name: str) -> Serializer:
+        try:
+            return self._by_name[name]
+        except (KeyError, TypeError):
+            raise SerializerNotInstalled(
+                f"no serializer is named {name!r}: use one of {', '.join(self.names())}, or "
+                "carrot.serialization.registry.register() your own"
+            ) from None
+
+
+def call_encoder(encoder: Encoder, data: Any, who: str) -> str | bytes:
+    """What *encoder* makes of *data*.
+
+    :raises EncodeError: it failed, or made neither text nor bytes.
+    """
+    try:
+        encoded: object = encoder(data)
+    except SerializationError:
+        raise
+    except Exception as exc:
+        raise EncodeError(
+            f"{who} can't encode this {type(data).__name__}: {exc} (nothing was sent)"
+        ) from exc
+    if not isinstance(encoded, (str, bytes)):
+        raise EncodeError(f"{who} returned {type(encoded).__name__}; it must return str or bytes")
+    return encoded
+
+
+def _to_bytes(text: str, charset: str) -> bytes:
+    try:
+        return text.encode(charset)
+    except (UnicodeEncodeError, LookupError) as exc:
+        raise EncodeError(f"the text can't be encoded as {charset}: {exc}") from exc
+
+
+def _run_decoder(decoder: Decoder, data: str | bytes, who: str) -> Any:
+    try:
+        return decoder(data)
+    except SerializationError:
+        raise
+    except Exception as exc:
+        raise DecodeError(
+            f"{who} can't decode this body of {len(data)}: {type(exc).__name__}: {exc}"
+        ) from exc
+
+
+def _from_charset(data: bytes, content_encoding: str | None, default: str) -> str | bytes:
+    """Text, when the encoding is a character set; the bytes when it is binary."""
+    encoding = (content_encoding or default).lower()
+    if encoding in _BINARY_ENCODINGS:
+        return data
+    try:
+        # Not codecs.decode(), which also knows zlib and the like.
+        return data.decode(encoding)
+    except LookupError as exc:
+        raise DecodeError(
+            f"content encoding {content_encoding!r} is neither a character set nor 'binary': "
+            "read message.body, or give the consumer a decoder="
+        ) from exc
+    except ValueError as exc:
+        raise DecodeError(f"the body is not {encoding}, as it claims to be: {exc}") from exc
+
+
+def _decode_unregistered(data: bytes, content_type: str, content_encoding: str | None) -> Any:
+    if content_type.startswith("text/"):
+        return _from_charset(data, content_encoding, "utf-8")
+    if content_type.startswith(_OPAQUE_FAMILIES):
+        return data
+    raise DecodeError(
+        f"no serializer decodes content type {content_type!r}: register one, give the consumer "
+        "a decoder=, or read message.body"
+    )
+
+
+# -- the serializers that come with carrot ----------------------------------------------
+
+# encoding=None: bytes inside JSON are an error; simplejson would otherwise send them as text.
+_to_json = simplejson.JSONEncoder(encoding=None).encode  # type: ignore[arg-type]  # as documented
+_from_json = simplejson.JSONDecoder().decode
+
+
+def _raw(data: Any) -> str | bytes:
+    if isinstance(data, (str, bytes)):
+        return data
+    raise TypeError("raw takes only bytes and str")
+
+
+def _text(data: Any) -> str:
+    if isinstance(data, str):
+        return data
+    raise TypeError("text takes only str")
+
+
+def _optional(library: str, function: str, extra: str) -> Callable[[Any], Any]:
+    """A function of a library that is imported when it is first called.
+
+    :param extra: carrot's extra that installs the library.
+    """
+
+    def call(data: Any) -> Any:
+        try:
+            module = import_module(library)
+        except ImportError as exc:
+            raise SerializerNotInstalled(
+                f"this serializer needs the library {library!r}, which is not installed: "
+                f"pip install 'carrot[{extra}]'"
+            ) from exc
+        return getattr(module, function)(data)
+
+    return call
+
+
+def _register_builtin(registry: SerializerRegistry) -> None:
+    registry.register("raw", _raw, lambda data: data, RAW_TYPE, BINARY)
+    registry.register("text", _text, lambda text: text, TEXT_TYPE)
+    registry.register("pickle", pickle.dumps, pickle.loads,
+                      "application/x-python-serialize", BINARY, safe=False)  # fmt: skip
+    for name, library, encode, decode, content_type, encoding in (
+        ("yaml", "yaml", "safe_dump", "safe_load", "application/x-yaml", "utf-8"),
+        ("msgpack", "msgpack", "packb", "unpackb", "application/x-msgpack", BINARY),
+        ("orjson", "orjson", "dumps", "loads", "application/json", "utf-8"),
+    ):
+        registry.register(name, _optional(library, encode, name), _optional(library, decode, name),
+                          content_type, encoding)  # fmt: skip
+    # After orjson: they share a content type, and the last one registered decodes it.
+    registry.register("json", _to_json, _from_json, "application/json")
+    registry.set_default("json")
+
+
+#: The registry that every Publisher and Consumer uses.
+registry = SerializerRegistry()
+_register_builtin(registry)
+
+encode = registry.encode
+decode = registry.decode
+set_default_serializer = registry.set_default_serializer
+
+__all__ = [
+    "Serializer",
+    "SerializerNotInstalled",
+    "SerializerRegistry",
+    "call_encoder",
+    "decode",
+    "encode",
+    "registry",
+    "set_default_serializer",
+]

@@ -1,0 +1,255 @@
+"""ConnectionSettings: where a broker is and how to get in; from keywords, a URL or Django."""
+
+from __future__ import annotations
+
+import ssl as ssl_module
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from carrot.exceptions import ConfigurationError
+from carrot.values import short_string
+
+SslOption = bool | Mapping[str, Any] | ssl_module.SSLContext
+
+_HIDDEN = "********"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionSettings:
+    """Checked, and never changed.
+
+    :param hostname: name or address of the broker's machine.
+    :param port: None is the driver's default.
+    :param virtual_host: the broker's name for a world of queues and exchanges.
+    :param ssl: True, a dict of the driver's TLS options, or an ``ssl.SSLContext``.
+    :param connect_timeout: seconds for the connection and its handshake; None waits forever.
+    :param heartbeat: seconds between signs of life; 0 sends none.
+    :param insist: accepted for AMQP 0-8 programs; brokers of today ignore it.
+    :param backend: a driver's name or class; None is the default one.
+    """
+
+    hostname: str = "localhost"
+    port: int | None = None
+    userid: str = "guest"
+    password: str = field(default="guest", repr=False)
+    virtual_host: str = "/"
+    ssl: SslOption = False
+    connect_timeout: float | None = 5.0
+    heartbeat: float = 0
+    insist: bool = False
+    backend: Any = None
+
+    def __post_init__(self) -> None:
+        for name in ("hostname", "userid", "virtual_host"):
+            short_string(name, getattr(self, name))
+        if not isinstance(self.password, str):
+            raise ConfigurationError(f"password must be text, not {type(self.password).__name__}")
+        if not self.hostname:
+            raise ConfigurationError("hostname is empty: name the broker's machine")
+        object.__setattr__(self, "port", _port(self.port))
+        timeout = self.connect_timeout
+        if timeout is not None:
+            timeout = _seconds("connect_timeout", timeout) or None
+        object.__setattr__(self, "connect_timeout", timeout)
+        object.__setattr__(self, "heartbeat", _seconds("heartbeat", self.heartbeat))
+        if not isinstance(self.ssl, (bool, Mapping, ssl_module.SSLContext)):
+            raise ConfigurationError(
+                f"ssl must be True, False, a dict or an SSLContext: {self.ssl!r}"
+            )
+
+    def info(self) -> dict[str, Any]:
+        """The settings by name, with the password hidden."""
+        known = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "backend"}
+        return {**known, "password": _HIDDEN}
+
+
+OPTIONS = tuple(f.name for f in fields(ConnectionSettings))
+
+
+def _port(value: object) -> int | None:
+    if value is None or value == "":
+        return None
+    try:
+        port = int(str(value))
+    except ValueError:
+        port = -1
+    if not 0 < port < 65536:
+        raise ConfigurationError(f"port must be a number from 1 to 65535: {value!r}")
+    return port
+
+
+def _seconds(what: str, value: object) -> float:
+    try:
+        seconds = float(str(value))
+    except ValueError:
+        seconds = -1
+    if not 0 <= seconds < float("inf"):
+        raise ConfigurationError(f"{what} must be a number of seconds, 0 or more: {value!r}")
+    return seconds
+
+
+def _flag(what: str, value: str) -> bool:
+    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if value.lower() not in words:
+        raise ConfigurationError(f"{what} must be true or false: {value!r}")
+    return words[value.lower()]
+
+
+# -- URLs -------------------------------------------------------------------------------
+
+_TLS_SCHEMES = frozenset({"amqps"})
+_URL_OPTIONS: dict[str, Callable[[str, str], Any]] = {
+    "heartbeat": _seconds,
+    "connect_timeout": _seconds,
+    "insist": _flag,
+    "ssl": _flag,
+}
+
+
+def is_url(hostname: object) -> bool:
+    """Whether a hostname argument is a URL in a hostname's place."""
+    return isinstance(hostname, str) and "://" in hostname
+
+
+def parse_url(url: str) -> dict[str, Any]:
+    """The settings that *url* names, as keywords of :class:`ConnectionSettings`.
+
+    ``amqp://user:password@host:5672/vhost?heartbeat=30&connect_timeout=5``; the scheme is a
+    driver's. No path, ``/``, ``//`` and ``/%2F`` are all the virtual host ``/``.
+
+    :raises ConfigurationError: says what is wrong, never the password.
+    """
+    scheme, parts, port = _split(url)
+    keywords: dict[str, Any] = {"backend": scheme}
+    if parts.hostname:
+        keywords["hostname"] = unquote(parts.hostname)
+    if port is not None:
+        keywords["port"] = port
+    if parts.username is not None:
+        keywords["userid"] = unquote(parts.username)
+    if parts.password is not None:
+        keywords["password"] = unquote(parts.password)
+    if vhost := unquote(parts.path[1:]):
+        keywords["virtual_host"] = vhost
+    if scheme in _TLS_SCHEMES:
+        keywords["ssl"] = True
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if name not in _URL_OPTIONS:
+            raise ConfigurationError(
+                f"unknown option {name!r} in the URL {redact(url)}: "
+                f"use {', '.join(sorted(_URL_OPTIONS))}"
+            )
+        keywords[name] = _URL_OPTIONS[name](name, value)
+    return keywords
+
+
+def _split(url: str) -> tuple[str, SplitResult, int | None]:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as exc:
+        # The cause may quote the password, where an unescaped character moved it.
+        raise ConfigurationError(
+            f"the URL {redact(url)} can't be parsed: write scheme://user:password@host:port/vhost, "
+            "with % escapes for / : @ ? # in the user, password and vhost"
+        ) from (exc if "@" not in url else None)
+    if not parts.scheme:
+        raise ConfigurationError(
+            f"the URL {redact(url)} can't be parsed: it must begin with a driver's name, as in "
+            "amqp://host or memory://"
+        )
+    # An unescaped / or ? in a password ends the host's part early.
+    if "@" in parts.path or "@" in parts.query:
+        raise ConfigurationError(
+            f"the URL {redact(url)} has an '@' after the host: write / ? and @ as %2F, %3F and "
+            "%40 in a user, password or vhost"
+        )
+    if parts.fragment or "#" in url:
+        raise ConfigurationError(
+            f"the URL {redact(url)} has a '#': write it as %23 in a user, password or vhost"
+        )
+    return parts.scheme.lower(), parts, port
+
+
+def redact(url: str) -> str:
+    """*url* with its password hidden, even when it is malformed."""
+    scheme, separator, rest = url.partition("://")
+    user, at, host = rest.rpartition("@")
+    if not at:
+        return url
+    return f"{scheme}{separator}{user.partition(':')[0]}:{_HIDDEN}@{host}"
+
+
+# -- Django -----------------------------------------------------------------------------
+
+# Each setting by its two families of names, which are equals; the first one that is set counts.
+_DJANGO_SETTINGS = {
+    "hostname": ("BROKER_HOST", "AMQP_HOST", "AMQP_SERVER"),
+    "port": ("BROKER_PORT", "AMQP_PORT"),
+    "userid": ("BROKER_USER", "AMQP_USER"),
+    "password": ("BROKER_PASSWORD", "AMQP_PASSWORD"),
+    "virtual_host": ("BROKER_VHOST", "AMQP_VHOST"),
+    "backend_cls": ("CARROT_BACKEND",),
+}
+_DJANGO_REQUIRED = ("hostname", "userid", "password")
+
+
+def get_django_conninfo(settings: object = None) -> dict[str, Any]:
+    """Keywords for a BrokerConnection from Django's settings; absent settings give no key.
+
+    ``BROKER_URL`` comes first, and the single settings override what it says.
+
+    :param settings: an object to read instead of ``django.conf.settings``.
+    :raises ConfigurationError: Django is missing, or its settings are not configured.
+    """
+    settings = _django_settings() if settings is None else settings
+    keywords: dict[str, Any] = {}
+    if url := getattr(settings, "BROKER_URL", None):
+        keywords = {"userid": "guest", "password": "guest", **parse_url(url)}
+        keywords["backend_cls"] = keywords.pop("backend")
+    for keyword, names in _DJANGO_SETTINGS.items():
+        for name in names:
+            if (value := getattr(settings, name, None)) is not None:
+                keywords[keyword] = value
+                break
+    return keywords
+
+
+def check_django_conninfo(keywords: Mapping[str, Any]) -> None:
+    """Refuse settings with which nobody could connect, naming the missing ones.
+
+    :raises ConfigurationError: as it says.
+    """
+    missing = [
+        " or ".join(n for n in _DJANGO_SETTINGS[keyword] if n != "AMQP_HOST")
+        for keyword in _DJANGO_REQUIRED
+        if keywords.get(keyword) is None
+    ]
+    if missing:
+        raise ConfigurationError(
+            f"missing in Django's settings: {'; '.join(missing)}. Set them there (or BROKER_URL "
+            "alone), or pass them as keywords"
+        )
+
+
+def _django_settings() -> object:
+    try:
+        # Django is optional, and importing it reads the program's settings.
+        from django.conf import settings
+        from django.core.exceptions import ImproperlyConfigured
+    except ImportError as exc:
+        raise ConfigurationError(
+            "DjangoAMQPConnection needs Django, which is not installed: "
+            "pip install 'carrot[django]', or use AMQPConnection"
+        ) from exc
+    try:
+        hasattr(settings, "DEBUG")
+    except ImproperlyConfigured as exc:
+        raise ConfigurationError(
+            "Django's settings are not configured: set DJANGO_SETTINGS_MODULE, or call "
+            "django.conf.settings.configure()"
+        ) from exc
+    configured: object = settings
+    return configured

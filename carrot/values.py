@@ -1,0 +1,112 @@
+"""What AMQP can carry: short strings and tables, checked before anything is sent.
+
+AMQP 0-9-1, section 4.2.5 (short strings, at most 255 bytes; field tables), with the value types
+that RabbitMQ knows: https://www.rabbitmq.com/docs/amqp-0-9-1-errata#section_3
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from carrot.exceptions import ConfigurationError, EncodeError
+
+SHORT_STRING_BYTES = 255
+
+
+def short_string(what: str, value: object) -> str:
+    """*value* itself, when it is text of at most 255 bytes of UTF-8.
+
+    :param what: what the value is, for the error: ``"routing key"``.
+    :raises ConfigurationError: it isn't; the text shows the value.
+    """
+    if not isinstance(value, str):
+        raise ConfigurationError(
+            f"{what} must be text (str), not {type(value).__name__}: {value!r}"
+        )
+    # A character takes at most 4 bytes, so most values need no encoding to be known short.
+    if len(value) > SHORT_STRING_BYTES // 4:
+        size = _utf8_bytes(what, value)
+        if size > SHORT_STRING_BYTES:
+            raise ConfigurationError(
+                f"{what} is {size} bytes long, and AMQP allows {SHORT_STRING_BYTES}: "
+                f"{value[:40]!r}…"
+            )
+    elif not value.isascii():
+        _utf8_bytes(what, value)
+    return value
+
+
+def _utf8_bytes(what: str, value: str) -> int:
+    try:
+        return len(value.encode())
+    except UnicodeEncodeError as exc:
+        raise ConfigurationError(f"{what} can't be encoded as UTF-8: {value!r}") from exc
+
+
+def required_name(what: str, value: object) -> str:
+    """A short string that is not empty."""
+    if not short_string(what, value):
+        raise ConfigurationError(f"{what} is empty: give it a name")
+    return str(value)
+
+
+def table(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """A deep copy of *values* as a broker returns it: tuples become lists, datetimes are UTC.
+
+    :param what: what the table is, for the error: ``"headers"``.
+    :raises EncodeError: a key or a value that an AMQP table can't hold; names the key.
+    """
+    if not isinstance(values, Mapping):
+        raise EncodeError(f"{what} must be a dict, not {type(values).__name__}: {values!r}")
+    return {_key(what, key): _field(f"{what}[{key!r}]", value) for key, value in values.items()}
+
+
+def _key(what: str, key: object) -> str:
+    try:
+        return short_string(f"a key of {what}", key)
+    except ConfigurationError as exc:
+        raise EncodeError(str(exc)) from exc
+
+
+def _field(what: str, value: Any) -> Any:
+    if value is None or isinstance(value, (bool, float)):
+        return value
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as exc:
+            raise EncodeError(f"{what} can't be encoded as UTF-8: {value!r}") from exc
+        return value
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise EncodeError(f"{what} doesn't fit in 64 bits: {value!r}")
+        return value
+    if isinstance(value, Decimal):
+        return _decimal(what, value)
+    if isinstance(value, datetime):
+        seconds = int(value.timestamp())
+        if seconds < 0:
+            raise EncodeError(f"{what}: AMQP timestamps begin in 1970: {value!r}")
+        return datetime.fromtimestamp(seconds, UTC)
+    if isinstance(value, Mapping):
+        return table(what, value)
+    if isinstance(value, (list, tuple)):
+        return [_field(f"{what}[{index}]", item) for index, item in enumerate(value)]
+    raise EncodeError(
+        f"{what} is a {type(value).__name__}, which AMQP can't carry ({value!r}): use None, bool, "
+        "int, float, Decimal, str, bytes, datetime, list or dict"
+    )
+
+
+def _decimal(what: str, value: Decimal) -> Decimal:
+    _sign, digits, exponent = value.as_tuple()
+    if not isinstance(exponent, int) or not -255 <= exponent <= 0:
+        raise EncodeError(f"{what}: AMQP decimals have 0 to 255 places, this has not: {value!r}")
+    if int("".join(map(str, digits))) >= 2**31:
+        raise EncodeError(f"{what}: AMQP decimals have 32 bits, this needs more: {value!r}")
+    return value

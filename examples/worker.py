@@ -1,0 +1,24 @@
+"""Imports the feeds that send_feeds.py sends, until Ctrl-C or SIGTERM:
+
+CARROT_URL=amqp://guest:guest@localhost:5672// python examples/worker.py
+"""
+
+from __future__ import annotations
+
+import signal
+
+from feed import FeedConsumer, connect
+
+
+def main() -> None:
+    """Work until a signal says stop; the message in hand is finished first."""
+    with connect() as connection, FeedConsumer(connection) as consumer:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: consumer.stop())
+        print("waiting for feeds", flush=True)
+        consumer.wait()
+    print("stopped", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Carrot's tests; a package, so that they can share helpers."""

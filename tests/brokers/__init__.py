@@ -1,0 +1,5 @@
+"""Private brokers for the tests: on free ports, in a temporary folder, gone at the end."""
+
+from tests.brokers.rabbitmq import BrokerError, ErlangHome, RabbitMQ, amqp_version
+
+__all__ = ["BrokerError", "ErlangHome", "RabbitMQ", "amqp_version"]

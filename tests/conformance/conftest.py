@@ -1,0 +1,149 @@
+"""Runs each test of this folder over every backend.
+
+A backend joins by one line in BACKENDS. A test asks for ``connection``, or for ``connect`` to have
+several to the same broker, and may declare any names: whatever it declared is gone afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from functools import partial
+from typing import Any, NamedTuple
+
+import pytest
+
+from carrot.backends.base import BaseBackend
+from carrot.connection import BrokerConnection
+from carrot.exceptions import ResourceLocked
+from carrot.messaging import Consumer, Publisher
+
+# A backend's name, and the fixture that returns the URL of its broker.
+BACKENDS = {
+    "memory": "memory_url",
+    "rabbitmq": "amqp_url",
+}
+
+
+@pytest.fixture
+def memory_url(unique: Callable[..., str]) -> str:
+    """A world of its own for each test."""
+    return f"memory://{unique('world')}/"
+
+
+@pytest.fixture(params=list(BACKENDS))
+def backend_name(request: pytest.FixtureRequest) -> str:
+    """The backend under test, by its name in BACKENDS."""
+    request.node.user_properties.append(("backend", request.param))
+    return request.param
+
+
+@pytest.fixture
+def backend_url(backend_name: str, request: pytest.FixtureRequest) -> str:
+    """Where the backend under test has its broker."""
+    return request.getfixturevalue(BACKENDS[backend_name])
+
+
+class Declared:
+    """Remembers the names of what a driver declares, in order to delete them."""
+
+    def __init__(self, backend_cls: type[BaseBackend], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.queues: set[str] = set()
+        self.exchanges: set[str] = set()
+        declare_queue, declare_exchange = backend_cls.queue_declare, backend_cls.exchange_declare
+
+        def queue_declare(backend: BaseBackend, queue: str, *args: Any, **kwargs: Any) -> Any:
+            declared = declare_queue(backend, queue, *args, **kwargs)
+            self.queues.add(declared.queue)
+            return declared
+
+        def exchange_declare(backend: BaseBackend, exchange: str, *args: Any, **kw: Any) -> Any:
+            declare_exchange(backend, exchange, *args, **kw)
+            self.exchanges.add(exchange)
+
+        monkeypatch.setattr(backend_cls, "queue_declare", queue_declare)
+        monkeypatch.setattr(backend_cls, "exchange_declare", exchange_declare)
+
+    def delete(self, connection: BrokerConnection) -> None:
+        """Delete them all; names that are gone already are no error."""
+        backend = connection.create_backend()
+        for queue in self.queues:
+            # Of a connection that the test left open: it goes when that one goes.
+            with suppress(ResourceLocked):
+                backend.queue_delete(queue)
+        for exchange in self.exchanges:
+            if exchange and not exchange.startswith("amq."):
+                backend.exchange_delete(exchange)
+        backend.close()
+
+
+@pytest.fixture
+def connect(
+    backend_url: str, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., BrokerConnection]]:
+    """Makes connections to the broker under test; all are closed at the end."""
+    with ExitStack() as connections:
+
+        def make(**options: Any) -> BrokerConnection:
+            return connections.enter_context(BrokerConnection(backend_url, **options))
+
+        janitor = BrokerConnection(backend_url)
+        declared = Declared(janitor.get_backend_cls(), monkeypatch)
+        yield make
+        connections.close()
+        with janitor:
+            declared.delete(janitor)
+
+
+@pytest.fixture
+def connection(connect: Callable[..., BrokerConnection]) -> BrokerConnection:
+    """A connection to the broker under test."""
+    return connect()
+
+
+class Feed(NamedTuple):
+    """A publisher, and a consumer whose queue gets what it sends."""
+
+    publisher: Publisher
+    consumer: Consumer
+    connection: BrokerConnection
+
+    @property
+    def queue(self) -> str:
+        return self.consumer.queue
+
+    @property
+    def exchange(self) -> str:
+        return self.consumer.exchange
+
+    def payloads(self) -> list[Any]:
+        """What waits in the queue; it is taken and acked."""
+        fetch = partial(self.consumer.fetch, auto_ack=True)
+        return [message.payload for message in iter(fetch, None)]
+
+
+@pytest.fixture
+def make_feed(
+    connection: BrokerConnection, unique: Callable[..., str]
+) -> Iterator[Callable[..., Feed]]:
+    """Makes feeds on ``connection``; the options are the consumer's."""
+    with ExitStack() as stack:
+
+        def make(**options: Any) -> Feed:
+            exchange = options.pop("exchange", None) or unique("exchange")
+            exchange_type = options.get("exchange_type", "direct")
+            options.setdefault("routing_key", "key")
+            queue = options.pop("queue", None) or unique("queue")
+            consumer = Consumer(connection, queue, exchange, **options)
+            publisher = Publisher(
+                connection, exchange, options["routing_key"], exchange_type=exchange_type
+            )
+            return Feed(stack.enter_context(publisher), stack.enter_context(consumer), connection)
+
+        yield make
+
+
+@pytest.fixture
+def feed(make_feed: Callable[..., Feed]) -> Feed:
+    """A feed over a direct exchange."""
+    return make_feed()

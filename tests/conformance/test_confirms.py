@@ -1,0 +1,78 @@
+"""A returned send() means that the broker has the message."""
+
+import pytest
+
+from carrot.exceptions import Nacked, PublishError, Unroutable
+from carrot.messaging import Publisher
+
+
+def test_mandatory_message_without_a_queue_is_unroutable(feed):
+    with pytest.raises(Unroutable, match=r"'nowhere'.*bind a queue") as caught:
+        feed.publisher.send({"lost": True}, routing_key="nowhere", mandatory=True)
+
+    (message,) = caught.value.messages
+    assert message.payload == {"lost": True}
+
+
+def test_publisher_goes_on_working_after_an_unroutable_message(feed):
+    for _ in range(3):
+        with pytest.raises(Unroutable):
+            feed.publisher.send("x", routing_key="nowhere", mandatory=True)
+        feed.publisher.send("y", mandatory=True)
+
+    assert feed.payloads() == ["y"] * 3
+
+
+def test_mandatory_counts_without_confirms_too(feed, connection):
+    with Publisher(connection, feed.exchange, confirm=False, mandatory=True) as publisher:
+        with pytest.raises(Unroutable):
+            publisher.send("x", routing_key="nowhere")
+        publisher.send("y", routing_key="key")
+
+    assert feed.payloads() == ["y"]
+
+
+def test_message_that_is_not_mandatory_disappears_without_a_queue(feed):
+    feed.publisher.send("x", routing_key="nowhere")
+
+    assert feed.payloads() == []
+
+
+def test_send_many_names_all_that_were_unroutable_after_sending_the_rest(feed):
+    publisher = feed.publisher
+    publisher.confirm_window = 4
+
+    with pytest.raises(Unroutable, match="more") as caught:
+        publisher.send_many(["a", "b", "c", "d", "e"], routing_key="nowhere", mandatory=True)
+
+    assert [message.payload for message in caught.value.messages] == ["a", "b", "c", "d", "e"]
+    publisher.send("f")
+    assert feed.payloads() == ["f"]
+
+
+def test_full_queue_that_rejects_is_a_nack(make_feed):
+    feed = make_feed(queue_arguments={"x-max-length": 2, "x-overflow": "reject-publish"})
+
+    feed.publisher.send_many([1, 2])
+    with pytest.raises(Nacked) as caught:
+        feed.publisher.send(3)
+
+    assert [message.payload for message in caught.value.messages] == [3]
+    assert feed.payloads() == [1, 2]
+    feed.publisher.send(4)
+    assert feed.payloads() == [4]
+
+
+def test_both_failures_are_publish_errors(feed):
+    with pytest.raises(PublishError):
+        feed.publisher.send("x", routing_key="nowhere", mandatory=True)
+
+
+def test_confirms_of_two_publishers_do_not_mix(feed, connection):
+    with Publisher(connection, feed.exchange, "key") as other:
+        for number in range(20):
+            feed.publisher.send(number)
+            with pytest.raises(Unroutable):
+                other.send(number, routing_key="nowhere", mandatory=True)
+
+    assert feed.payloads() == list(range(20))

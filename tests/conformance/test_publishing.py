@@ -1,0 +1,175 @@
+"""Sending: options, overrides, many at once."""
+
+import pytest
+
+from carrot.exceptions import ChannelError, ConfigurationError, EncodeError, NotFound, NotSupported
+from carrot.messaging import Consumer, Publisher
+
+
+def test_what_is_sent_is_received(feed):
+    feed.publisher.send({"import_feed": "http://example.com/rss"})
+
+    assert feed.payloads() == [{"import_feed": "http://example.com/rss"}]
+
+
+def test_messages_arrive_in_the_order_they_were_sent(feed):
+    for number in range(50):
+        feed.publisher.send(number)
+
+    assert feed.payloads() == list(range(50))
+
+
+def test_routing_key_overrides_the_publishers_own(feed, connection, unique):
+    other = Consumer(connection, unique(), feed.exchange, "other")
+
+    feed.publisher.send("here", routing_key="other")
+
+    assert other.fetch(auto_ack=True).payload == "here"
+    assert feed.payloads() == []
+
+
+def test_an_empty_routing_key_overrides_too(feed, connection, unique):
+    empty = Consumer(connection, unique(), feed.exchange, "")
+
+    feed.publisher.send("here", routing_key="")
+
+    assert empty.fetch(auto_ack=True).payload == "here"
+    assert feed.payloads() == []
+
+
+def test_exchange_overrides_the_publishers_own(feed, connection):
+    with Publisher(connection) as publisher:
+        publisher.send("a", exchange=feed.exchange, routing_key="key")
+        publisher.send("b", exchange="", routing_key=feed.queue)
+
+    assert feed.payloads() == ["a", "b"]
+
+
+def test_default_exchange_reaches_the_queue_that_the_key_names(feed, connection):
+    with Publisher(connection, routing_key=feed.queue) as publisher:
+        publisher.send("straight")
+
+    assert feed.payloads() == ["straight"]
+
+
+@pytest.mark.parametrize("confirm", [True, False])
+def test_send_many_sends_all_in_order(feed, connection, confirm):
+    with Publisher(connection, feed.exchange, "key", confirm=confirm) as publisher:
+        publisher.confirm_window = 10
+
+        sent = publisher.send_many(range(105))
+
+        assert sent == 105
+        publisher.send("last", mandatory=True)
+    assert feed.payloads() == [*range(105), "last"]
+
+
+def test_send_many_takes_the_options_of_send(feed):
+    feed.publisher.send_many([1, 2], headers={"kind": "number"}, priority=3)
+
+    for message in feed.consumer.iterqueue():
+        assert message.headers == {"kind": "number"}
+        assert message.properties["priority"] == 3
+
+
+def test_send_many_says_how_many_were_sent_before_one_that_cannot_be_encoded(feed):
+    with pytest.raises(EncodeError) as caught:
+        feed.publisher.send_many([1, 2, object(), 4])
+
+    assert "2 messages" in caught.value.__notes__[0]
+    assert feed.payloads() == [1, 2]
+
+
+def test_class_attributes_and_keywords_configure_alike(feed, connection):
+    class FeedPublisher(Publisher):
+        exchange = feed.exchange
+        routing_key = "key"
+        delivery_mode = "transient"
+
+    FeedPublisher(connection).send("by class")
+    FeedPublisher(connection, delivery_mode="persistent").send("by keyword")
+    FeedPublisher(connection, exchange=None, delivery_mode=None).send("None means the class's own")
+
+    modes = [m.properties["delivery_mode"] for m in feed.consumer.iterqueue()]
+    assert modes == [1, 2, 1]
+
+
+@pytest.mark.parametrize(
+    ("mode", "on_the_wire"),
+    [("persistent", 2), ("transient", 1), ("non-persistent", 1), (1, 1), (2, 2), (None, 2)],
+)
+def test_delivery_modes_by_name_and_number(feed, mode, on_the_wire):
+    feed.publisher.send("x", delivery_mode=mode)
+
+    assert feed.consumer.fetch(auto_ack=True).properties["delivery_mode"] == on_the_wire
+
+
+def test_unknown_keyword_is_a_type_error(connection):
+    with pytest.raises(TypeError, match="exchnage"):
+        Publisher(connection, exchnage="typo")
+
+
+def test_url_in_the_place_of_a_connection_is_told():
+    for cls in (Publisher, Consumer):
+        with pytest.raises(ConfigurationError, match=r"needs a connection.*BrokerConnection\("):
+            cls("amqp://localhost")
+
+
+def test_missing_exchange_is_told_and_the_publisher_goes_on_working(connection, feed, unique):
+    publisher = Publisher(connection, unique("missing"), "key", auto_declare=False)
+
+    with pytest.raises(NotFound, match="no exchange 'missing"):
+        publisher.send("lost")
+    publisher.send("found", exchange=feed.exchange)
+
+    assert feed.payloads() == ["found"]
+
+
+def test_immediate_is_refused_before_anything_is_sent(feed):
+    with pytest.raises(NotSupported, match="immediate"):
+        feed.publisher.send("now", immediate=True)
+
+    feed.publisher.send("later")
+    assert feed.payloads() == ["later"]
+
+
+def test_closed_publisher_says_so_and_declare_opens_it_again(feed):
+    feed.publisher.close()
+    feed.publisher.close()
+
+    with pytest.raises(ChannelError, match=r"closed.*declare"):
+        feed.publisher.send("no")
+    feed.publisher.declare()
+    feed.publisher.send("yes")
+
+    assert feed.payloads() == ["yes"]
+
+
+def test_with_closes_also_after_an_error_and_lets_it_pass(connection, unique):
+    with pytest.raises(KeyError, match="mine"), Publisher(connection, unique()) as publisher:
+        raise KeyError("mine")
+
+    with pytest.raises(ChannelError, match="closed"):
+        publisher.send("x")
+
+
+def test_what_the_caller_passes_in_is_not_changed_and_not_kept(feed):
+    data, headers = {"list": [1]}, {"nested": {"list": [1]}}
+
+    feed.publisher.send(data, headers=headers)
+    data["list"].append(2)
+    headers["nested"]["list"].append(2)
+
+    message = feed.consumer.fetch(auto_ack=True)
+    assert message.payload == {"list": [1]}
+    assert message.headers == {"nested": {"list": [1]}}
+
+
+def test_create_message_makes_what_send_would_send(feed):
+    message = feed.publisher.create_message({"a": 1}, priority=2, headers={"b": "c"})
+
+    assert message.body == b'{"a": 1}'
+    assert message.content_type == "application/json"
+    assert message.content_encoding == "utf-8"
+    assert message.properties["priority"] == 2
+    assert message.headers == {"b": "c"}

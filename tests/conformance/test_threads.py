@@ -1,0 +1,80 @@
+"""Several threads on one connection; one at a time at the broker, each with its own results."""
+
+import threading
+
+from carrot.exceptions import NotFound
+from carrot.messaging import Consumer, Publisher
+
+
+def run(*targets):
+    """Run the functions in threads at once; raise what the first of them raised."""
+    errors = []
+
+    def guarded(target):
+        try:
+            target()
+        except BaseException as exc:
+            errors.append(exc)
+
+    threads = [threading.Thread(target=guarded, args=(target,)) for target in targets]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive(), "a thread hangs"
+    if errors:
+        raise errors[0]
+
+
+def test_threads_publish_confirmed_on_one_connection_while_others_provoke_errors(
+    feed, connection, unique
+):
+    def publish(number):
+        with Publisher(connection, feed.exchange, "key") as publisher:
+            for message in range(50):
+                publisher.send([number, message])
+
+    def provoke():
+        for _ in range(10):
+            consumer = Consumer(connection, unique("missing"), auto_declare=False)
+            try:
+                consumer.fetch()
+            except NotFound:
+                continue
+            raise AssertionError("an error went to another thread")
+
+    run(*(lambda n=n: publish(n) for n in range(4)), provoke, provoke)
+
+    assert sorted(feed.payloads()) == [[n, m] for n in range(4) for m in range(50)]
+
+
+def test_threads_share_a_publisher(feed):
+    run(*(lambda n=n: [feed.publisher.send([n, m]) for m in range(25)] for n in range(8)))
+
+    assert sorted(feed.payloads()) == [[n, m] for n in range(8) for m in range(25)]
+
+
+def test_thread_consumes_while_another_publishes_on_the_same_connection(feed):
+    received = []
+    feed.consumer.register_callback(lambda data, message: (received.append(data), message.ack()))
+
+    run(
+        lambda: feed.consumer.wait(limit=100),
+        lambda: [feed.publisher.send(number) for number in range(100)],
+    )
+
+    assert received == list(range(100))
+
+
+def test_threads_consume_from_several_queues_on_one_connection(make_feed):
+    feeds = [make_feed() for _ in range(4)]
+    received = [[] for _ in feeds]
+    for feed, box in zip(feeds, received, strict=True):
+        feed.consumer.register_callback(
+            lambda data, message, box=box: (box.append(data), message.ack())
+        )
+        feed.publisher.send_many(range(30))
+
+    run(*(lambda feed=feed: feed.consumer.wait(limit=30) for feed in feeds))
+
+    assert received == [list(range(30))] * 4

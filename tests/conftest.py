@@ -1,0 +1,97 @@
+"""What all tests share: brokers that start when a test first needs one, and unique names."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import count
+from uuid import uuid4
+
+import pytest
+
+from tests.brokers import RabbitMQ
+from tests.brokers.rabbitmq import version_at
+
+GIVEN_URL = os.environ.get("CARROT_TEST_AMQP_URL")
+IN_CI = os.environ.get("CI", "").lower() in ("true", "1", "yes")
+
+# What the summary at the end tells: the brokers that were used, and how many tests passed on each
+# backend of the conformance suite.
+_brokers: list[str] = []
+_passed: Counter[str] = Counter()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and report.passed:
+        for name, value in report.user_properties:
+            if name == "backend":
+                _passed[str(value)] += 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in _brokers:
+        terminalreporter.write_line(line)
+    if _passed:
+        counts = ", ".join(f"{number} on {name}" for name, number in sorted(_passed.items()))
+        terminalreporter.write_line(f"the tests that every backend must pass: {counts}")
+
+
+def unavailable(reason: str) -> None:
+    """Skip the test on a laptop; fail it in CI, where every broker must be there."""
+    if IN_CI:
+        pytest.fail(f"{reason} (and CI is set, so this is a failure)", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def _private_rabbitmq() -> Iterator[RabbitMQ]:
+    """The node of this run, from the first test that needs it to the end."""
+    with RabbitMQ() as broker:
+        _brokers.append(f"RabbitMQ {broker.version}, a private node on port {broker.port}")
+        yield broker
+
+
+@pytest.fixture
+def rabbitmq(request: pytest.FixtureRequest) -> RabbitMQ:
+    """A private node, which the test may control. It must leave it running."""
+    if reason := RabbitMQ.missing():
+        _brokers[:] = [f"no RabbitMQ: {reason}"]
+        unavailable(reason)
+    broker = request.getfixturevalue("_private_rabbitmq")
+    if not broker.is_running:
+        broker.start()
+    return broker
+
+
+@pytest.fixture(scope="session")
+def _given_broker() -> str | None:
+    """The version of the broker in CARROT_TEST_AMQP_URL; None when it doesn't answer."""
+    assert GIVEN_URL
+    version = version_at(GIVEN_URL)
+    _brokers.append(f"RabbitMQ {version or 'does not answer'}, as CARROT_TEST_AMQP_URL names it")
+    return version
+
+
+@pytest.fixture
+def amqp_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a RabbitMQ: the one that CARROT_TEST_AMQP_URL names, or a private node."""
+    if not GIVEN_URL:
+        return request.getfixturevalue("rabbitmq").url
+    if request.getfixturevalue("_given_broker") is None:
+        unavailable("the broker that CARROT_TEST_AMQP_URL names does not answer")
+    return GIVEN_URL
+
+
+_numbers = count(1)
+_run = uuid4().hex[:6]
+
+
+@pytest.fixture
+def unique() -> Callable[..., str]:
+    """Makes names that no other test and no other run has: ``unique("feed")``."""
+
+    def make(stem: str = "test") -> str:
+        return f"{stem}-{_run}-{next(_numbers)}"
+
+    return make

@@ -1,0 +1,1 @@
+"""The code in README.rst and docs/ does what it says there."""

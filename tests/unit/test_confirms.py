@@ -1,0 +1,177 @@
+"""Confirms: the books of what was published and what the broker said of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from carrot.backends.confirms import Confirms, merged
+from carrot.exceptions import Nacked, PublishError, Unroutable
+from carrot.message import Message
+
+A, B, C = (Message(body=body) for body in (b"a", b"b", b"c"))
+
+
+def publish(confirms: Confirms, *messages: Message) -> list[int]:
+    return [confirms.publish(message, "feed", "key") for message in messages]
+
+
+def test_numbers_count_from_one() -> None:
+    assert publish(Confirms(), A, B, C) == [1, 2, 3]
+
+
+def test_an_ack_settles_its_message_alone() -> None:
+    confirms = Confirms()
+    publish(confirms, A, B)
+
+    confirms.settle(2, multiple=False, taken=True)
+
+    assert confirms.all_settled([2])
+    assert not confirms.all_settled([1])
+    assert not confirms.all_settled([1, 2])
+    confirms.raise_failures([2])
+
+
+def test_a_multiple_ack_settles_all_up_to_it() -> None:
+    confirms = Confirms()
+    publish(confirms, A, B, C)
+
+    confirms.settle(2, multiple=True, taken=True)
+
+    assert confirms.all_settled([1, 2])
+    assert not confirms.all_settled([3])
+
+
+def test_a_multiple_nack_refuses_all_up_to_it() -> None:
+    confirms = Confirms()
+    numbers = publish(confirms, A, B, C)
+
+    confirms.settle(1, multiple=False, taken=True)
+    confirms.settle(3, multiple=True, taken=False)
+
+    with pytest.raises(Nacked, match="and 1 more") as caught:
+        confirms.raise_failures(numbers)
+    assert caught.value.messages == (B, C)
+
+
+def test_nothing_to_wait_for_is_settled() -> None:
+    assert Confirms().all_settled([])
+
+
+def test_a_nack_is_raised_once_with_its_message() -> None:
+    confirms = Confirms()
+    publish(confirms, A)
+
+    confirms.settle(1, multiple=False, taken=False)
+
+    with pytest.raises(Nacked, match="the broker refused the message") as caught:
+        confirms.raise_failures([1])
+    assert caught.value.messages == (A,)
+    assert "exchange 'feed', routing key 'key'" in str(caught.value)
+    confirms.raise_failures([1])
+
+
+def test_a_failure_is_raised_to_the_one_who_waits_for_it() -> None:
+    confirms = Confirms()
+    publish(confirms, A, B)
+    confirms.settle(2, multiple=True, taken=False)
+
+    with pytest.raises(Nacked) as first:
+        confirms.raise_failures([1])
+    with pytest.raises(Nacked) as second:
+        confirms.raise_failures([2])
+
+    assert first.value.messages == (A,)
+    assert second.value.messages == (B,)
+
+
+def test_a_returned_message_is_unroutable_when_it_is_acked() -> None:
+    confirms = Confirms()
+    publish(confirms, A)
+
+    confirms.returned(b"a", "feed", "key", "NO_ROUTE")
+    pending = confirms.all_settled([1])
+    confirms.settle(1, multiple=False, taken=True)
+
+    assert not pending
+    with pytest.raises(Unroutable, match=r"reached no queue .*: NO_ROUTE; bind a queue") as caught:
+        confirms.raise_failures([1])
+    assert caught.value.messages == (A,)
+
+
+def test_a_return_marks_the_first_message_that_looks_like_it() -> None:
+    confirms = Confirms()
+    numbers = publish(confirms, A, B, B)
+
+    confirms.returned(b"b", "feed", "key", "NO_ROUTE")
+    confirms.settle(3, multiple=True, taken=True)
+
+    with pytest.raises(Unroutable) as caught:
+        confirms.raise_failures(numbers)
+    assert caught.value.messages == (B,)
+    assert caught.value.messages[0] is B
+
+
+def test_two_returns_of_the_same_look_are_two_messages() -> None:
+    confirms = Confirms()
+    numbers = publish(confirms, A, A)
+
+    confirms.returned(b"a", "feed", "key", "NO_ROUTE")
+    confirms.returned(b"a", "feed", "key", "NO_ROUTE")
+    confirms.settle(2, multiple=True, taken=True)
+
+    with pytest.raises(Unroutable) as caught:
+        confirms.raise_failures(numbers)
+    assert len(caught.value.messages) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "exchange", "routing_key"),
+    [(b"x", "feed", "key"), (b"a", "other", "key"), (b"a", "feed", "other")],
+)
+def test_a_return_that_looks_like_no_message_is_nobodys(
+    body: bytes, exchange: str, routing_key: str
+) -> None:
+    confirms = Confirms()
+    publish(confirms, A)
+
+    confirms.returned(body, exchange, routing_key, "NO_ROUTE")
+    confirms.settle(1, multiple=False, taken=True)
+
+    confirms.raise_failures([1])
+
+
+def test_a_late_answer_for_a_forgotten_message_is_nobodys() -> None:
+    confirms = Confirms()
+    publish(confirms, A)
+    confirms.returned(b"a", "feed", "key", "NO_ROUTE")
+
+    confirms.forget([1])
+    confirms.settle(1, multiple=False, taken=False)
+
+    assert confirms.all_settled([1])
+    confirms.raise_failures([1])
+
+
+def test_an_answer_for_an_unknown_number_is_ignored() -> None:
+    confirms = Confirms()
+
+    confirms.settle(7, multiple=False, taken=False)
+    confirms.settle(7, multiple=True, taken=False)
+
+    confirms.raise_failures([7])
+
+
+def test_many_failures_become_one_error_of_the_gravest_class() -> None:
+    failures = [PublishError("lost", [A]), Unroutable("no queue", [B]), Nacked("full", [C])]
+
+    error = merged(failures)
+
+    assert type(error) is Nacked
+    assert str(error) == "full (and 2 more, see .messages)"
+    assert error.messages == (A, B, C)
+
+
+def test_one_failure_stays_as_it_is() -> None:
+    error = merged([Unroutable("no queue", [A])])
+
+    assert (type(error), str(error), error.messages) == (Unroutable, "no queue", (A,))

@@ -1,0 +1,185 @@
+"""Imports point down the picture of the architecture and never up, and none hides unexplained."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# The lowest first. A name stands for the module and for the modules inside it; those of one entry
+# may import each other. A module may import what is in a lower line.
+LAYERS = (
+    ("carrot.exceptions", "carrot.utils", "carrot.retry"),
+    ("carrot.values",),
+    ("carrot.routing", "carrot.serialization"),
+    ("carrot.message", "carrot.settings"),
+    (
+        "carrot.backends.confirms",
+        "carrot.backends.loop",
+        "carrot.backends.topology",
+        "carrot.backends.transport",
+        "carrot.backends.turns",
+    ),
+    ("carrot.backends.base",),
+    ("carrot.backends.memory", "carrot.backends.pyamqplib"),
+    ("carrot.backends.queue",),
+    ("carrot.backends",),
+    ("carrot.connection",),
+    ("carrot.messaging",),
+    ("carrot",),
+)
+
+
+class Import(NamedTuple):
+    """One imported module, and where."""
+
+    line: int
+    module: str
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted((ROOT / "carrot").rglob("*.py"))}
+DRIVERS = ("carrot.backends.memory", "carrot.backends.pyamqplib", "carrot.backends.queue")
+
+
+def place(module: str) -> tuple[int, str]:
+    """The layer of a module, and the entry that names it: the longest that fits."""
+    fitting = [
+        (len(entry), level, entry)
+        for level, entries in enumerate(LAYERS)
+        for entry in entries
+        if module == entry or (entry not in ("carrot", "carrot.backends") and in_(module, entry))
+    ]
+    assert fitting, f"{module} has no place in LAYERS: give it one"
+    _, level, entry = max(fitting)
+    return level, entry
+
+
+def in_(module: str, package: str) -> bool:
+    return module == package or module.startswith(package + ".")
+
+
+def imports(tree: ast.AST, module: str, is_package: bool) -> Iterator[Import]:
+    """What runs when *module* is imported or used; not what is for type checkers only."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        if isinstance(node, ast.Import):
+            yield from (Import(node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = module.split(".") if is_package else module.split(".")[:-1]
+            base = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*base, *([node.module] if node.module else [])])
+            for alias in node.names:
+                inside = f"{source}.{alias.name}"
+                yield Import(node.lineno, inside if inside in MODULES else source)
+        else:
+            yield from imports(node, module, is_package)
+
+
+def imports_that_point_up(source: str, module: str, is_package: bool = False) -> list[str]:
+    """A complaint for each import of a module that is not below *module*."""
+    level, entry = place(module)
+    wrong = []
+    for line, target in imports(ast.parse(source), module, is_package):
+        if not in_(target, "carrot"):
+            continue
+        target_level, target_entry = place(target)
+        if target_level >= level and target_entry != entry:
+            wrong.append(f"{module}:{line} imports {target}, which is not below it")
+    return wrong
+
+
+def unexplained_imports(source: str, module: str) -> list[str]:
+    """A complaint for each import inside a function without a comment there or above."""
+    lines = source.splitlines()
+    wrong = []
+    for function in ast.walk(ast.parse(source)):
+        if not isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        explained_at = 0
+        for node in ast.walk(function):
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            above, own = lines[node.lineno - 2].strip(), lines[node.lineno - 1]
+            # One comment may stand above several imports in a row.
+            if above.startswith("#") or "  # " in own or explained_at == node.lineno - 1:
+                explained_at = node.end_lineno or node.lineno
+            else:
+                wrong.append(f"{module}:{node.lineno} imports inside a function: say why")
+    return wrong
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_point_down(module: str) -> None:
+    path = MODULES[module]
+
+    wrong = imports_that_point_up(path.read_text(), module, path.name == "__init__.py")
+
+    assert not wrong
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_an_import_inside_a_function_says_why(module: str) -> None:
+    wrong = unexplained_imports(MODULES[module].read_text(), module)
+
+    assert not wrong
+
+
+def test_the_table_of_backends_imports_no_driver() -> None:
+    source = MODULES["carrot.backends"].read_text()
+
+    found = {target for _, target in imports(ast.parse(source), "carrot.backends", True)}
+
+    assert not [target for target in found if any(in_(target, driver) for driver in DRIVERS)]
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("carrot.exceptions", "from carrot.message import Message"),
+        ("carrot.exceptions", "from carrot.retry import Backoff"),
+        ("carrot.settings", "import carrot.connection"),
+        ("carrot.settings", "from . import connection"),
+        ("carrot.message", "from carrot import Publisher"),
+        ("carrot.backends.memory.broker", "from carrot.backends import get_backend_cls"),
+        ("carrot.backends.memory.broker", "from ..pyamqplib import Backend"),
+        ("carrot.connection", "def f():\n    from carrot.messaging import Publisher"),
+    ],
+)
+def test_an_import_that_points_up_is_found(module: str, source: str) -> None:
+    assert imports_that_point_up(source, module)
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("carrot.connection", "from carrot.retry import Backoff"),
+        ("carrot.messaging.consumer", "from carrot.messaging.options import Configurable"),
+        ("carrot.backends.memory.broker", "from . import queue"),
+        ("carrot.message", "from carrot import serialization"),
+        ("carrot.exceptions", "if TYPE_CHECKING:\n    from carrot.message import Message"),
+        ("carrot.exceptions", "import json"),
+    ],
+)
+def test_an_import_that_points_down_or_aside_in_a_package_is_fine(module: str, source: str) -> None:
+    assert not imports_that_point_up(source, module)
+
+
+def test_a_hidden_import_is_found_unless_a_comment_explains_it() -> None:
+    hidden = "def f():\n    import json\n"
+    explained = "def f():\n    # Slow to import.\n    import json\n    import csv\n"
+    on_the_line = "def f():\n    import json  # slow to import\n"
+
+    assert unexplained_imports(hidden, "m")
+    assert not unexplained_imports(explained, "m")
+    assert not unexplained_imports(on_the_line, "m")

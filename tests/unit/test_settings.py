@@ -1,0 +1,241 @@
+"""ConnectionSettings and the URLs that name them."""
+
+from __future__ import annotations
+
+import ssl
+import traceback
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from carrot.exceptions import ConfigurationError
+from carrot.settings import ConnectionSettings, is_url, parse_url, redact
+
+HOST = {"backend": "amqp", "hostname": "host"}
+
+
+@pytest.mark.parametrize(
+    ("url", "settings"),
+    [
+        ("amqp://", {"backend": "amqp"}),
+        ("amqp://host", HOST),
+        ("AMQP://host", HOST),
+        ("amqp://host:5673", {**HOST, "port": 5673}),
+        ("amqp://user@host", {**HOST, "userid": "user"}),
+        ("amqp://user:@host", {**HOST, "userid": "user", "password": ""}),
+        ("amqp://host/", HOST),
+        ("amqp://host//", {**HOST, "virtual_host": "/"}),
+        ("amqp://host/%2F", {**HOST, "virtual_host": "/"}),
+        ("amqp://host/%2f", {**HOST, "virtual_host": "/"}),
+        ("amqp://host/app", {**HOST, "virtual_host": "app"}),
+        ("amqp://host/a/b", {**HOST, "virtual_host": "a/b"}),
+        ("amqp://host//app", {**HOST, "virtual_host": "/app"}),
+        ("amqp://host/%C3%BC", {**HOST, "virtual_host": "ü"}),
+        ("amqp://host?heartbeat=30", {**HOST, "heartbeat": 30}),
+        ("amqp://host/?connect_timeout=2.5", {**HOST, "connect_timeout": 2.5}),
+        ("amqp://host/?ssl=true&insist=0", {**HOST, "ssl": True, "insist": False}),
+        ("amqps://host", {**HOST, "backend": "amqps", "ssl": True}),
+        ("amqp://[::1]:5673/", {"backend": "amqp", "hostname": "::1", "port": 5673}),
+        ("memory://", {"backend": "memory"}),
+        ("memory://world/app", {"backend": "memory", "hostname": "world", "virtual_host": "app"}),
+        (
+            "amqp://us%40er:p%3A%2F%3F%23%5B%5D%40%25@host:5672/v%2Fh?heartbeat=30&connect_timeout=5",
+            {
+                **HOST,
+                "port": 5672,
+                "userid": "us@er",
+                "password": "p:/?#[]@%",
+                "virtual_host": "v/h",
+                "heartbeat": 30,
+                "connect_timeout": 5,
+            },
+        ),
+        # Not escaped, but unambiguous: the last @ ends the password.
+        ("amqp://user:p@ss@host", {**HOST, "userid": "user", "password": "p@ss"}),
+    ],
+)
+def test_a_url_names_these_settings(url: str, settings: dict[str, Any]) -> None:
+    assert parse_url(url) == settings
+
+
+@given(
+    userid=st.text(min_size=1, max_size=20),
+    password=st.text(max_size=20),
+    virtual_host=st.text(min_size=1, max_size=20),
+)
+def test_whatever_is_escaped_in_a_url_comes_back(
+    userid: str, password: str, virtual_host: str
+) -> None:
+    user, secret, vhost = (quote(part, safe="") for part in (userid, password, virtual_host))
+
+    parsed = parse_url(f"amqp://{user}:{secret}@host/{vhost}")
+
+    assert parsed == {
+        **HOST,
+        "userid": userid,
+        "password": password,
+        "virtual_host": virtual_host,
+    }
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("amqp://host:port/", "can't be parsed"),
+        ("amqp://host:99999/", "can't be parsed"),
+        ("amqp://host:0/", "port must be a number from 1 to 65535"),
+        ("amqp://[::1/", "can't be parsed"),
+        ("amqp://host/vhost#1", "%23"),
+        ("://host", "can't be parsed"),
+        ("am qp://host", "can't be parsed"),
+        ("amqp://host?heartbeat=fast", "heartbeat must be a number of seconds, 0 or more: 'fast'"),
+        ("amqp://host?heartbeat=-1", "heartbeat must be a number of seconds"),
+        ("amqp://host?heartbeat=inf", "heartbeat must be a number of seconds"),
+        ("amqp://host?heartbeat=nan", "heartbeat must be a number of seconds"),
+        ("amqp://host?connect_timeout=", "connect_timeout must be a number of seconds"),
+        ("amqp://host?ssl=maybe", "ssl must be true or false: 'maybe'"),
+        ("amqp://host?hartbeat=1", "unknown option 'hartbeat'"),
+        ("amqp://host?heartbeat", "heartbeat must be a number of seconds"),
+    ],
+)
+def test_a_bad_url_says_what_is_wrong(url: str, says: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        ConnectionSettings(**parse_url(url))
+
+    assert says in str(caught.value)
+
+
+def test_an_unknown_option_is_told_the_known_ones() -> None:
+    with pytest.raises(ConfigurationError, match="use connect_timeout, heartbeat, insist, ssl"):
+        parse_url("amqp://host?hartbeat=1")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://user:s3cret@host:port/",
+        "amqp://user:s3cret@host?unknown=1",
+        "amqp://user:s3cret@host?heartbeat=fast",
+        "amqp://user:s3cret@host/vhost#1",
+        "amqp://user:s3cret@[::1/",
+        "amqp://user:#s3cret@host/",
+        "amqp://user:/s3cret@host/",
+        "amqp://user:?s3cret@host/",
+        "amqp://user:12#s3cret@host/",
+        "amqp://user:12/s3cret@host/",
+        "amqp://user:12?s3cret@host/",
+        "amqp://user:12?s3cret=1@host/",
+        "amqp://user:p@/s3cret@host/",
+        "amqp://user:a[s3cret@host/",
+        "amqp://:s3cret@host:port/",
+    ],
+)
+def test_no_error_about_a_url_shows_the_password(url: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_url(url)
+
+    # With its causes, as a log would show it.
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("amqp://user:s3cret@host/v", "amqp://user:********@host/v"),
+        ("amqp://user:s3@cret@host/v", "amqp://user:********@host/v"),
+        ("amqp://host/v", "amqp://host/v"),
+        ("memory://", "memory://"),
+    ],
+)
+def test_a_redacted_url_hides_the_password(url: str, shown: str) -> None:
+    assert redact(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("hostname", "expected"),
+    [("amqp://host", True), ("host", False), ("::1", False), (None, False), (5, False)],
+)
+def test_a_url_is_known_by_its_colon_and_slashes(hostname: object, expected: bool) -> None:
+    assert is_url(hostname) is expected
+
+
+def test_without_arguments_the_settings_are_guests_at_localhost() -> None:
+    settings = ConnectionSettings()
+
+    assert settings.info() == {
+        "hostname": "localhost",
+        "port": None,
+        "userid": "guest",
+        "password": "********",
+        "virtual_host": "/",
+        "ssl": False,
+        "connect_timeout": 5.0,
+        "heartbeat": 0,
+        "insist": False,
+    }
+
+
+@pytest.mark.parametrize("shown", [repr, str, lambda settings: str(settings.info())])
+def test_settings_hide_the_password(shown: Any) -> None:
+    assert "s3cret" not in shown(ConnectionSettings(password="s3cret"))
+
+
+@pytest.mark.parametrize(("port", "number"), [("5672", 5672), (1, 1), ("", None), (None, None)])
+def test_a_port_may_be_text_or_missing(port: Any, number: int | None) -> None:
+    assert ConnectionSettings(port=port).port == number
+
+
+@pytest.mark.parametrize("timeout", [0, "0", None])
+def test_a_connect_timeout_of_zero_or_none_waits_for_ever(timeout: Any) -> None:
+    assert ConnectionSettings(connect_timeout=timeout).connect_timeout is None
+
+
+@pytest.mark.parametrize("value", [True, {"ca_certs": "ca.pem"}, ssl.create_default_context()])
+def test_ssl_takes_a_flag_a_dict_or_a_context(value: Any) -> None:
+    assert ConnectionSettings(ssl=value).ssl == value
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("port", 0, "port must be a number from 1 to 65535: 0"),
+        ("port", 65536, "port must be"),
+        ("port", -5672, "port must be"),
+        ("port", "amqp", "port must be a number from 1 to 65535: 'amqp'"),
+        ("port", 5672.5, "port must be"),
+        ("port", True, "port must be"),
+        ("hostname", "", "hostname is empty"),
+        ("hostname", 5, "hostname must be text"),
+        ("hostname", b"host", "hostname must be text"),
+        ("userid", 5, "userid must be text"),
+        ("userid", "u" * 256, "userid is 256 bytes long"),
+        ("virtual_host", None, "virtual_host must be text"),
+        ("virtual_host", "v" * 256, "virtual_host is 256 bytes long"),
+        ("password", None, "password must be text, not NoneType"),
+        ("password", b"s3cret", "password must be text, not bytes"),
+        ("heartbeat", "fast", "heartbeat must be a number of seconds"),
+        ("heartbeat", -1, "heartbeat must be a number of seconds"),
+        ("heartbeat", None, "heartbeat must be a number of seconds"),
+        ("connect_timeout", -1, "connect_timeout must be a number of seconds"),
+        ("connect_timeout", "soon", "connect_timeout must be a number of seconds, 0 or more"),
+        ("ssl", "yes", "ssl must be True, False, a dict or an SSLContext"),
+    ],
+)
+def test_a_value_that_cannot_be_right_is_refused(option: str, value: Any, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        ConnectionSettings(**{option: value})
+
+    assert "s3cret" not in str(caught.value)
+
+
+def test_an_unknown_keyword_is_a_type_error() -> None:
+    with pytest.raises(TypeError, match="hartbeat"):
+        ConnectionSettings(hartbeat=1)  # type: ignore[call-arg]
+
+
+def test_settings_never_change() -> None:
+    with pytest.raises(AttributeError):
+        ConnectionSettings().port = 1  # type: ignore[misc]
