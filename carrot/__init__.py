@@ -1,15 +1,32 @@
 """Carrot: the simplest way to send and receive messages in Python."""
 
-from carrot.connection import (
-    AMQPConnection,
-    BrokerConnection,
-    DjangoAMQPConnection,
-    DjangoBrokerConnection,
-)
-from carrot.exceptions import CarrotError
-from carrot.messaging import Consumer, ConsumerSet, Message, Messaging, Publisher
-
 __version__ = "1.0.0"
+
+# As typing has it, whose import would take longer than all of this.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from carrot.connection import (
+        AMQPConnection,
+        BrokerConnection,
+        DjangoAMQPConnection,
+        DjangoBrokerConnection,
+    )
+    from carrot.exceptions import CarrotError
+    from carrot.messaging import Consumer, ConsumerSet, Message, Messaging, Publisher
+
+# The public names, and where they are; each is imported when it is first asked for (PEP 562).
+_HOMES = {
+    "AMQPConnection": "carrot.connection",
+    "BrokerConnection": "carrot.connection",
+    "CarrotError": "carrot.exceptions",
+    "Consumer": "carrot.messaging",
+    "ConsumerSet": "carrot.messaging",
+    "DjangoAMQPConnection": "carrot.connection",
+    "DjangoBrokerConnection": "carrot.connection",
+    "Message": "carrot.messaging",
+    "Messaging": "carrot.messaging",
+    "Publisher": "carrot.messaging",
+}
 
 __all__ = [
     "AMQPConnection",
@@ -24,3 +41,17 @@ __all__ = [
     "Publisher",
     "__version__",
 ]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    # Only here: half the programs import the modules themselves.
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(_HOMES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

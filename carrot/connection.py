@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 from carrot.backends import get_backend_cls
 from carrot.backends.base import BaseBackend, BaseTransport
-from carrot.exceptions import ConfigurationError, ConnectionLost
+from carrot.exceptions import AccessRefused, ConfigurationError, ConnectionLost
 from carrot.retry import Backoff
 from carrot.settings import (
     ConnectionSettings,
@@ -52,6 +53,9 @@ class BrokerConnection:
     :param ssl: True, a dict of the driver's TLS options, or an ``ssl.SSLContext``.
     :param connect_timeout: seconds for connecting and logging in; default 5, None waits forever.
     :param heartbeat: seconds between signs of life; 0, the default, sends none.
+    :param operation_timeout: seconds for the broker's answer to a request; default 30. The
+        drivers amqp and memory keep to it.
+    :param login_method: PLAIN (the default), AMQPLAIN, or EXTERNAL with a client certificate.
     :param backend_cls: the driver: an alias, a dotted path or a class.
     :param transport: another name of *backend_cls*.
     :param insist: accepted for old programs, without effect.
@@ -67,6 +71,8 @@ class BrokerConnection:
     ssl: SslOption | None = None
     connect_timeout: float | None = ConnectionSettings.connect_timeout
     heartbeat: float | None = None
+    operation_timeout: float | None = ConnectionSettings.operation_timeout
+    login_method: str | None = None
     backend_cls: str | type[BaseBackend] | None = None
 
     ConnectionException: ClassVar[type[Exception]] = AMQPConnectionException
@@ -84,6 +90,8 @@ class BrokerConnection:
         ssl: SslOption | None = None,
         connect_timeout: float | None = None,
         heartbeat: float | None = None,
+        operation_timeout: float | None = None,
+        login_method: str | None = None,
         backend_cls: str | type[BaseBackend] | None = None,
         transport: str | type[BaseBackend] | None = None,
     ) -> None:
@@ -97,13 +105,15 @@ class BrokerConnection:
             "ssl": ssl,
             "connect_timeout": connect_timeout,
             "heartbeat": heartbeat,
+            "operation_timeout": operation_timeout,
+            "login_method": login_method,
             "backend": _one_of("backend_cls", backend_cls, "transport", transport),
         }
         for name, value in self._merged(given).items():
             setattr(self, name, value)
         self._transport: BaseTransport | None = None
         self._closed = False
-        self._opening = threading.Lock()
+        self._opening, self._pid = threading.Lock(), os.getpid()
 
     def _merged(self, given: dict[str, Any]) -> dict[str, Any]:
         """The attributes of this connection: keywords over the URL over the class's own."""
@@ -124,8 +134,9 @@ class BrokerConnection:
         }
         settings = ConnectionSettings(**merged)
         attributes = {name: getattr(settings, name) for name in _SETTINGS}
-        if inherited["connect_timeout"] is None and "connect_timeout" not in merged:
-            attributes["connect_timeout"] = None
+        for name in ("connect_timeout", "operation_timeout"):
+            if inherited[name] is None and name not in merged:
+                attributes[name] = None  # a subclass that waits for ever
         return {**attributes, "backend_cls": settings.backend}
 
     @property
@@ -178,6 +189,9 @@ class BrokerConnection:
         transport = self._transport
         if transport is not None and transport.is_open:
             return transport
+        if self._pid != os.getpid():
+            # The lock may have been taken by a thread of the parent's.
+            self._opening, self._pid = threading.Lock(), os.getpid()
         with self._opening:
             if self._closed:
                 raise ConnectionLost(
@@ -223,12 +237,15 @@ class BrokerConnection:
         :param interval_start: seconds before the second attempt.
         :param interval_step: seconds that each wait is longer than the one before.
         :param interval_max: seconds that no wait exceeds.
+        :raises AccessRefused: a wrong user or password, at once.
         :raises ConnectionFailed: the last attempt's, when all have failed.
         """
         for interval in Backoff(interval_start, interval_step, interval_max, max_retries):
             try:
                 self.connect()
                 return self
+            except AccessRefused:
+                raise  # a wrong password doesn't become right by trying again
             except self.connection_errors as exc:
                 if errback is not None:
                     errback(exc, interval)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import ssl as ssl_module
+import re
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from carrot.exceptions import ConfigurationError
-from carrot.values import short_string
+from carrot.values import seconds, short_string
 
-SslOption = bool | Mapping[str, Any] | ssl_module.SSLContext
+if TYPE_CHECKING:
+    import ssl
+
+SslOption: TypeAlias = "bool | Mapping[str, Any] | ssl.SSLContext"
+
+LOGIN_METHODS = ("PLAIN", "AMQPLAIN", "EXTERNAL")
 
 _HIDDEN = "********"
 
@@ -26,6 +32,8 @@ class ConnectionSettings:
     :param ssl: True, a dict of the driver's TLS options, or an ``ssl.SSLContext``.
     :param connect_timeout: seconds for the connection and its handshake; None waits forever.
     :param heartbeat: seconds between signs of life; 0 sends none.
+    :param operation_timeout: seconds for the broker's answer to any request; None waits forever.
+    :param login_method: PLAIN, AMQPLAIN or EXTERNAL (the client certificate says who it is).
     :param insist: accepted for AMQP 0-8 programs; brokers of today ignore it.
     :param backend: a driver's name or class; None is the default one.
     """
@@ -38,6 +46,8 @@ class ConnectionSettings:
     ssl: SslOption = False
     connect_timeout: float | None = 5.0
     heartbeat: float = 0
+    operation_timeout: float | None = 30.0
+    login_method: str = "PLAIN"
     insist: bool = False
     backend: Any = None
 
@@ -46,15 +56,17 @@ class ConnectionSettings:
             short_string(name, getattr(self, name))
         if not isinstance(self.password, str):
             raise ConfigurationError(f"password must be text, not {type(self.password).__name__}")
-        if not self.hostname:
-            raise ConfigurationError("hostname is empty: name the broker's machine")
+        _check_hostname(self.hostname)
         object.__setattr__(self, "port", _port(self.port))
-        timeout = self.connect_timeout
-        if timeout is not None:
-            timeout = _seconds("connect_timeout", timeout) or None
-        object.__setattr__(self, "connect_timeout", timeout)
-        object.__setattr__(self, "heartbeat", _seconds("heartbeat", self.heartbeat))
-        if not isinstance(self.ssl, (bool, Mapping, ssl_module.SSLContext)):
+        for name in ("connect_timeout", "operation_timeout"):
+            if (timeout := getattr(self, name)) is not None:
+                object.__setattr__(self, name, seconds(name, timeout) or None)
+        if self.login_method not in LOGIN_METHODS:
+            raise ConfigurationError(
+                f"login_method {self.login_method!r} is unknown: use {', '.join(LOGIN_METHODS)}"
+            )
+        object.__setattr__(self, "heartbeat", seconds("heartbeat", self.heartbeat))
+        if not (isinstance(self.ssl, (bool, Mapping)) or _is_ssl_context(self.ssl)):
             raise ConfigurationError(
                 f"ssl must be True, False, a dict or an SSLContext: {self.ssl!r}"
             )
@@ -66,6 +78,28 @@ class ConnectionSettings:
 
 
 OPTIONS = tuple(f.name for f in fields(ConnectionSettings))
+
+
+def _is_ssl_context(value: object) -> bool:
+    # Who has an SSLContext has imported ssl; others needn't wait for that.
+    module = sys.modules.get("ssl")
+    return module is not None and isinstance(value, module.SSLContext)
+
+
+def _check_hostname(hostname: str) -> None:
+    if not hostname:
+        raise ConfigurationError("hostname is empty: name the broker's machine")
+    # Perhaps a URL that is none, with a password in it: so it is not shown.
+    if any(character in "@/?#" or character.isspace() for character in hostname):
+        raise ConfigurationError(
+            "hostname is neither a host name nor a URL: a URL is "
+            "scheme://user:password@host:port/vhost, with :// in it"
+        )
+    if hostname.count(":") == 1:
+        raise ConfigurationError(
+            f"hostname has a colon: write the port as port=, or a URL such as "
+            f"amqp://{hostname.partition(':')[0]}:5672/"
+        )
 
 
 def _port(value: object) -> int | None:
@@ -80,16 +114,6 @@ def _port(value: object) -> int | None:
     return port
 
 
-def _seconds(what: str, value: object) -> float:
-    try:
-        seconds = float(str(value))
-    except ValueError:
-        seconds = -1
-    if not 0 <= seconds < float("inf"):
-        raise ConfigurationError(f"{what} must be a number of seconds, 0 or more: {value!r}")
-    return seconds
-
-
 def _flag(what: str, value: str) -> bool:
     words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
     if value.lower() not in words:
@@ -101,8 +125,10 @@ def _flag(what: str, value: str) -> bool:
 
 _TLS_SCHEMES = frozenset({"amqps"})
 _URL_OPTIONS: dict[str, Callable[[str, str], Any]] = {
-    "heartbeat": _seconds,
-    "connect_timeout": _seconds,
+    "heartbeat": seconds,
+    "connect_timeout": seconds,
+    "operation_timeout": seconds,
+    "login_method": lambda what, value: value,
     "insist": _flag,
     "ssl": _flag,
 }
@@ -177,8 +203,13 @@ def redact(url: str) -> str:
     """*url* with its password hidden, even when it is malformed."""
     scheme, separator, rest = url.partition("://")
     user, at, host = rest.rpartition("@")
+    host = re.split(r"[?#]", host)[0]
     if not at:
-        return url
+        name, colon, port = host.partition(":")
+        # What stands where the port should may be a password without its @host.
+        if colon and not re.match(r"\d+(/|$)", port):
+            host = f"{name}:{_HIDDEN}"
+        return f"{scheme}{separator}{host}"
     return f"{scheme}{separator}{user.partition(':')[0]}:{_HIDDEN}@{host}"
 
 

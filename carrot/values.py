@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from math import isfinite
 from typing import Any
 
 from carrot.exceptions import ConfigurationError, EncodeError
 
 SHORT_STRING_BYTES = 255
+#: Of a frame of 131072, the size that RabbitMQ agrees to, some is for the other properties.
+TABLE_BYTES = 120_000
+#: What clocks and locks can count; some 100 years.
+MAX_SECONDS = 4e9
 
 
 def short_string(what: str, value: object) -> str:
@@ -53,12 +58,64 @@ def required_name(what: str, value: object) -> str:
     return str(value)
 
 
+def entity_name(what: str, value: object) -> str:
+    """A short string that can name a queue or an exchange."""
+    name = short_string(what, value)
+    if "\n" in name or "\r" in name:
+        raise ConfigurationError(
+            f"{what} {name!r} has a line break, which brokers drop silently: strip it"
+        )
+    return name
+
+
+def seconds(what: str, value: object) -> float:
+    """*value* as a number of seconds, 0 or more.
+
+    :raises ConfigurationError: it isn't.
+    """
+    try:
+        number = float(str(value))
+    except ValueError:
+        number = -1
+    if not 0 <= number < MAX_SECONDS:
+        raise ConfigurationError(f"{what} must be a number of seconds, 0 or more: {value!r}")
+    return number
+
+
 def table(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """A deep copy of *values* as a broker returns it: tuples become lists, datetimes are UTC.
+    """A deep copy of *values* as a broker returns it.
+
+    Tuples become lists, datetimes are UTC in whole seconds, bytes that are UTF-8 become text.
 
     :param what: what the table is, for the error: ``"headers"``.
-    :raises EncodeError: a key or a value that an AMQP table can't hold; names the key.
+    :raises EncodeError: a key or a value that an AMQP table can't hold, names the key; or all of
+        it is too large for one frame.
     """
+    try:
+        copy = _table(what, values)
+        size = _size(copy)
+    except RecursionError:
+        raise EncodeError(f"{what} are nested too deeply, or contain themselves") from None
+    if size > TABLE_BYTES:
+        raise EncodeError(
+            f"{what} are {size} bytes long, and have to fit in a frame, so {TABLE_BYTES} are "
+            "allowed: put large things into the body"
+        )
+    return copy
+
+
+def _size(value: Any) -> int:
+    """How many bytes a value takes in a table, nearly: never less."""
+    if isinstance(value, dict):
+        return 5 + sum(1 + 4 * len(key) + _size(item) for key, item in value.items())
+    if isinstance(value, list):
+        return 5 + sum(map(_size, value))
+    if isinstance(value, str):
+        return 5 + (len(value) if value.isascii() else len(value.encode()))
+    return 5 + len(value) if isinstance(value, bytes) else 9
+
+
+def _table(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(values, Mapping):
         raise EncodeError(f"{what} must be a dict, not {type(values).__name__}: {values!r}")
     return {_key(what, key): _field(f"{what}[{key!r}]", value) for key, value in values.items()}
@@ -72,20 +129,28 @@ def _key(what: str, key: object) -> str:
 
 
 def _field(what: str, value: Any) -> Any:
-    if value is None or isinstance(value, (bool, float)):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, float):
+        if not isfinite(value):
+            raise EncodeError(f"{what} is {value!r}, which RabbitMQ can't read: send it as text")
+        return float(value)
     if isinstance(value, str):
         try:
             value.encode()
         except UnicodeEncodeError as exc:
             raise EncodeError(f"{what} can't be encoded as UTF-8: {value!r}") from exc
-        return value
+        return str(value)
     if isinstance(value, bytes):
-        return value
+        # The wire has one type for both, and receivers take for text what is text.
+        try:
+            return value.decode()
+        except UnicodeDecodeError:
+            return value
     if isinstance(value, int):
         if not -(2**63) <= value < 2**63:
             raise EncodeError(f"{what} doesn't fit in 64 bits: {value!r}")
-        return value
+        return int(value)
     if isinstance(value, Decimal):
         return _decimal(what, value)
     if isinstance(value, datetime):
@@ -94,7 +159,7 @@ def _field(what: str, value: Any) -> Any:
             raise EncodeError(f"{what}: AMQP timestamps begin in 1970: {value!r}")
         return datetime.fromtimestamp(seconds, UTC)
     if isinstance(value, Mapping):
-        return table(what, value)
+        return _table(what, value)
     if isinstance(value, (list, tuple)):
         return [_field(f"{what}[{index}]", item) for index, item in enumerate(value)]
     raise EncodeError(

@@ -151,6 +151,9 @@ class Transport(BaseTransport):
     def interrupt(self) -> None:
         """Nothing to do: :meth:`wait_for` asks every POLL seconds."""
 
+    def disown(self) -> None:
+        self._db = None  # SQLite's connections don't survive a fork
+
     def close(self) -> None:
         with suppress(ConnectionLost):
             self.release(f"{self.name}-*")
@@ -282,11 +285,9 @@ class Backend(BaseBackend):
         if self.confirms is None:
             return None
         # The file has it by now, so the confirm is here before anybody waits for it.
-        number = self.confirms.publish(message, exchange, routing_key)
         if mandatory and not queues:
-            self.confirms.returned(message.body, exchange, routing_key, "NO_ROUTE")
-        self.confirms.settle(number, multiple=False, taken=True)
-        return number
+            return self.confirms.refused(message, exchange, routing_key, "NO_ROUTE")
+        return self.confirms.taken()
 
     def _confirm_select(self, channel: Channel) -> None:
         """Nothing to do: SQLite's commit is the confirm."""

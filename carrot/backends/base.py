@@ -7,11 +7,13 @@ Publisher, Consumer and ConsumerSet owns one.
 from __future__ import annotations
 
 import threading
+import weakref
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, NoReturn, Protocol, Self
 
 from carrot.backends.confirms import Confirms
 from carrot.backends.loop import ConsumeIterator
@@ -26,7 +28,7 @@ from carrot.exceptions import (
     NotSupported,
     OperationTimeout,
 )
-from carrot.message import Message
+from carrot.message import Message, Outgoing, Properties
 from carrot.values import short_string
 
 __all__ = [
@@ -83,6 +85,18 @@ class Subscription(NamedTuple):
     callback: DeliveryCallback
 
 
+_Entry = tuple[Subscription, Message]
+
+
+def _removed(box: deque[_Entry], entry: _Entry) -> bool:
+    """Take *entry* out of *box*; False: another thread was faster."""
+    try:
+        box.remove(entry)
+    except ValueError:
+        return False
+    return True
+
+
 class BaseBackend(Topology):
     """One channel, opened at its first use and again after it was closed.
 
@@ -103,19 +117,23 @@ class BaseBackend(Topology):
     def __init__(self, connection: ConnectionLike) -> None:
         self.connection = connection
         self.generation = 0
-        self.inbox: deque[tuple[Subscription, BaseMessage]] = deque()
+        self.inbox: deque[_Entry] = deque()
         # Delivered with no_ack to subscriptions that have ended: they can't go back.
-        self._left_over: deque[tuple[Subscription, BaseMessage]] = deque()
+        self._left_over: deque[_Entry] = deque()
         self.confirms: Confirms | None = None
+        self._next_number = 1
+        self._is_confirming = False
         self._subscriptions: dict[str, Subscription] = {}
+        self._consumers_are_lost = False
         self._paused = False
         self._channel_limit = 0
         self._interrupted = False
         self._failure: CarrotError | None = None
         self._transport: BaseTransport | None = None
         self._channel: Any = None
-        # Threads that share this backend open its channel, and put it into confirm mode, once.
-        self._changing = threading.RLock()
+        self._finalizer: weakref.finalize[..., Any] | None = None
+        #: Held while the channel, its mode or its consumers change, and while one settles.
+        self.changing = threading.RLock()
 
     def __repr__(self) -> str:
         state = "open" if self.is_open else "closed"
@@ -129,7 +147,8 @@ class BaseBackend(Topology):
         :raises NotSupported: names the driver and *why* it was asked.
         """
         if not getattr(cls.capabilities, feature):
-            driver = cls.__module__.rpartition(".")[2]
+            path = cls.__module__.split(".")
+            driver = path[2] if path[:2] == ["carrot", "backends"] else path[-1]
             raise NotSupported(f"the {driver} driver has no {feature}: {why}")
 
     # -- the channel's life
@@ -152,14 +171,28 @@ class BaseBackend(Topology):
         """
         self._raise_failure()
         transport = self.connection.connection
-        if self._channel is None or transport is not self._transport:
-            with self._changing:
-                if self._channel is None or transport is not self._transport:
-                    self._forget_channel()
-                    self._channel = self._open_channel(transport)
-                    self._transport = transport
-                    transport.attach(self)
-        return self._channel
+        channel = self._channel
+        if transport is not self._transport or not self._is_usable(channel):
+            with self.changing:
+                channel = self._channel
+                if transport is not self._transport or not self._is_usable(channel):
+                    channel = self._replace_channel(transport)
+        return channel
+
+    def _replace_channel(self, transport: BaseTransport) -> Any:
+        self._forget_channel()
+        self._transport = transport
+        for forgotten in transport.take_abandoned():
+            self._close_channel(forgotten)
+        channel = self._open_channel(transport)
+        if self._is_confirming:
+            self._confirm_select(channel)
+            self.confirms = Confirms(self._next_number)
+        transport.attach(self)
+        self._finalizer = weakref.finalize(self, transport.abandon, channel)
+        # Last: another thread may use it from now on.
+        self._channel = channel
+        return channel
 
     @property
     def delivering_channel(self) -> Any:
@@ -176,10 +209,15 @@ class BaseBackend(Topology):
     def _forget_channel(self) -> None:
         """Nothing that belonged to the last channel counts any more."""
         self._channel = None
+        if self._finalizer is not None:
+            self._finalizer.detach()
         self.generation += 1
         self.inbox.clear()
         self._left_over.clear()
-        self.confirms = None
+        if self.confirms is not None:
+            self._next_number = self.confirms.next
+            self.confirms = None
+        self._consumers_are_lost = bool(self._subscriptions)
         self._subscriptions.clear()
         self._paused = False
         self._channel_limit = 0
@@ -202,12 +240,14 @@ class BaseBackend(Topology):
         """Close the channel; what was delivered and not settled goes back. Again is harmless."""
         channel, transport = self._channel, self._transport
         self._forget_channel()
-        self._failure = None
+        self._consumers_are_lost = False
         if transport is not None:
             transport.detach(self)
             if channel is not None and transport.is_open:
                 self._close_channel(channel)
             transport.interrupt()
+        # At the end: closing may have met what the broker objects to.
+        self._failure = None
 
     def __enter__(self) -> Self:
         return self
@@ -218,6 +258,10 @@ class BaseBackend(Topology):
     @abstractmethod
     def _open_channel(self, transport: BaseTransport) -> Any:
         """A new channel on *transport*, which becomes :attr:`channel`."""
+
+    def _is_usable(self, channel: Any) -> bool:
+        """Whether there is a channel, and the driver has not given it up."""
+        return channel is not None
 
     @abstractmethod
     def _close_channel(self, channel: Any) -> None:
@@ -230,7 +274,7 @@ class BaseBackend(Topology):
     ) -> BaseMessage:
         """A message to :meth:`publish`; properties that are None are left out."""
         given = {name: value for name, value in properties.items() if value is not None}
-        return Message(body=message_data, properties={"delivery_mode": delivery_mode, **given})
+        return Outgoing(message_data, Properties(given, delivery_mode=delivery_mode))
 
     @abstractmethod
     def publish(
@@ -242,15 +286,21 @@ class BaseBackend(Topology):
         :raises ConnectionLost: the broker may or may not have it.
         """
 
+    @contextmanager
+    def batching(self) -> Iterator[None]:
+        """While in this context, the driver may keep messages back to send several at once."""
+        yield
+
     def confirm_select(self) -> None:
         """From now on the broker confirms each message that this channel publishes."""
         self.require("confirms", "publish with confirm=False")
         channel = self.channel
         if self.confirms is None:
-            with self._changing:
+            with self.changing:
                 if self.confirms is None:
                     self._confirm_select(channel)
-                    self.confirms = Confirms()
+                    self.confirms = Confirms(self._next_number)
+                    self._is_confirming = True
 
     @abstractmethod
     def _confirm_select(self, channel: Any) -> None:
@@ -267,9 +317,12 @@ class BaseBackend(Topology):
         :raises ChannelError: the broker refused and closed the channel.
         """
         confirms, transport = self.confirms, self._transport
-        if confirms is not None and transport is not None:
-            if not confirms.all_settled(numbers):
-                self._wait_until_settled(confirms, transport, numbers, timeout)
+        if confirms is None or transport is None or min(numbers, default=1) < confirms.first:
+            self._raise_unconfirmed()
+        elif not confirms.all_settled(numbers):
+            self._wait_until_settled(confirms, transport, numbers, timeout)
+            confirms.raise_failures(numbers)
+        else:
             confirms.raise_failures(numbers)
 
     def _wait_until_settled(
@@ -290,9 +343,15 @@ class BaseBackend(Topology):
                 f"the broker confirmed nothing for {timeout} s: it may or may not have the "
                 "message (is it blocked by an alarm, or overloaded?)"
             ) from exc
-        if confirms is not self.confirms:
-            self._raise_failure()
-            raise ConnectionLost("the channel was closed before the broker confirmed")
+        if not confirms.all_settled(numbers):
+            self._raise_unconfirmed()
+
+    def _raise_unconfirmed(self) -> NoReturn:
+        """The channel that the messages went out on is gone: it says why, once."""
+        self._raise_failure()
+        raise ConnectionLost(
+            "the channel was closed before the broker confirmed: it may or may not have the message"
+        )
 
     # -- receiving
 
@@ -319,15 +378,20 @@ class BaseBackend(Topology):
             a missing queue is told here.
         :raises NotFound: no such queue.
         """
-        channel = self.channel
         short_string("consumer tag", consumer_tag)
-        # First: deliveries may overtake the broker's answer.
-        self._subscriptions[consumer_tag] = Subscription(consumer_tag, queue, no_ack, callback)
-        try:
-            self._subscribe(channel, queue, consumer_tag, no_ack)
-        except BaseException:
-            self._subscriptions.pop(consumer_tag, None)
-            raise
+        with self.changing:
+            channel = self.channel
+            if consumer_tag in self._subscriptions:
+                return
+            # First: deliveries may overtake the broker's answer.
+            self._subscriptions[consumer_tag] = Subscription(consumer_tag, queue, no_ack, callback)
+            self._consumers_are_lost = False
+            try:
+                self._subscribe(channel, queue, consumer_tag, no_ack)
+            except BaseException:
+                self._subscriptions.pop(consumer_tag, None)
+                self._consumers_are_lost = False
+                raise
 
     def is_consuming(self, consumer_tag: str) -> bool:
         """Whether that consumer is subscribed on this channel, as it is now."""
@@ -339,21 +403,21 @@ class BaseBackend(Topology):
         A tag that isn't subscribed is no error. Messages delivered with no_ack can't go back:
         they are kept for :meth:`take`.
         """
-        subscription = self._subscriptions.get(consumer_tag)
-        if subscription is None:
-            return
-        if self.is_open and not self._paused:
-            self._unsubscribe(self._channel, consumer_tag)
-        self._subscriptions.pop(consumer_tag, None)
-        self._return_inbox(subscription)
+        with self.changing:
+            subscription = self._subscriptions.get(consumer_tag)
+            if subscription is None:
+                return
+            if self.is_open and not self._paused:
+                self._unsubscribe(self._channel, consumer_tag)
+            self._subscriptions.pop(consumer_tag, None)
+            self._return_inbox(subscription)
         if self._transport is not None:
             self._transport.interrupt()  # consume() ends with the last subscription
 
     def _return_inbox(self, subscription: Subscription) -> None:
         """Give back what a subscription that has ended received and nobody has seen."""
         for entry in tuple(self.inbox):
-            if entry[0] is subscription:
-                self.inbox.remove(entry)
+            if entry[0] is subscription and _removed(self.inbox, entry):
                 if subscription.no_ack:
                     self._left_over.append(entry)
                 else:
@@ -387,8 +451,7 @@ class BaseBackend(Topology):
         """The next message that was delivered to that consumer and not dispatched, if any."""
         for box in (self._left_over, self.inbox):
             for entry in tuple(box):
-                if entry[0].consumer_tag == consumer_tag:
-                    box.remove(entry)
+                if entry[0].consumer_tag == consumer_tag and _removed(box, entry):
                     return entry[1]
         return None
 
@@ -397,7 +460,8 @@ class BaseBackend(Topology):
 
         :raises Exception: what the callback raises; the message stays as the callback left it.
         """
-        self._raise_failure()
+        if self._failure is not None:
+            self._raise_failure()
         try:
             subscription, message = self.inbox.popleft()
         except IndexError:
@@ -417,12 +481,35 @@ class BaseBackend(Topology):
         """
         return ConsumeIterator(self, limit)
 
-    def wait_for_delivery(self) -> bool:
-        """Wait until :meth:`dispatch` has something to do.
+    def step(self) -> bool:
+        """Wait for a delivery, and run its callback.
 
         :returns: False after :meth:`stop` or :meth:`close`, and when no subscription is left.
         :raises ConnectionLost: the connection is gone.
+        :raises Exception: what the callback raises.
         """
+        while True:
+            transport = self._transport
+            if (
+                self.inbox
+                and not self._interrupted
+                and self._failure is None
+                and transport is not None
+                and transport.is_open
+            ):
+                try:
+                    subscription, message = self.inbox.popleft()
+                except IndexError:
+                    continue  # another thread was faster
+                subscription.callback(message)
+                return True
+            if not self._wait_for_delivery():
+                return False
+            self._raise_failure()
+
+    def _wait_for_delivery(self) -> bool:
+        if self._transport is None or not self._transport.is_open:
+            self._drop_what_will_be_redelivered()
 
         def ready() -> bool:
             return self._interrupted or not self._subscriptions or self.is_ready
@@ -432,7 +519,23 @@ class BaseBackend(Topology):
         if self._interrupted:
             self._interrupted = False
             return False
+        if self._consumers_are_lost and self._failure is None:
+            self._consumers_are_lost = False
+            raise ConnectionLost(
+                "the channel that consumed was closed by the broker, or its connection replaced; "
+                "consume again: unsettled messages will be redelivered"
+            )
         return self.is_ready
+
+    def _drop_what_will_be_redelivered(self) -> None:
+        """The connection is gone: what could not be acked any more is not worth processing."""
+        for entry in tuple(self.inbox):
+            if not entry[0].no_ack:
+                _removed(self.inbox, entry)
+
+    def forget_stop(self) -> None:
+        """The iteration that :meth:`stop` was to end has ended otherwise."""
+        self._interrupted = False
 
     def stop(self) -> None:
         """End the running (or else the next) iteration of :meth:`consume` after its step.

@@ -7,50 +7,78 @@ channel has the number n; a basic.return comes before the ack of the message it 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NamedTuple
 
 from carrot.exceptions import Nacked, PublishError, Unroutable
 from carrot.message import Message
 
-
-class _Published(NamedTuple):
-    message: Message
-    exchange: str
-    routing_key: str
+# The message, exchange, routing key, and whether it was mandatory.
+_Published = tuple[Message, str, str, bool]
 
 
 class Confirms:
-    """The books of one channel in confirm mode. The driver's lock guards it."""
+    """The books of one channel in confirm mode. The driver's lock guards it.
 
-    def __init__(self) -> None:
-        self._last = 0
+    :param first: the number of its first message: a backend's channels count on, one after the
+        other, so that no message is ever taken for another one.
+    """
+
+    def __init__(self, first: int = 1) -> None:
+        self.first = first
+        self._last = first - 1
+        self._oldest = first  # none before it is pending
         self._pending: dict[int, _Published] = {}
         self._returned: dict[int, str] = {}
         self._failed: dict[int, PublishError] = {}
 
-    def publish(self, message: Message, exchange: str, routing_key: str) -> int:
+    @property
+    def next(self) -> int:
+        """The number that the next message will have."""
+        return self._last + 1
+
+    def publish(
+        self, message: Message, exchange: str, routing_key: str, mandatory: bool = False
+    ) -> int:
         """The number of the message that is published now."""
+        self._last = number = self._last + 1
+        self._pending[number] = (message, exchange, routing_key, mandatory)
+        return number
+
+    def taken(self) -> int:
+        """The number of a message that the broker has taken already."""
         self._last += 1
-        self._pending[self._last] = _Published(message, exchange, routing_key)
         return self._last
 
-    def settle(self, number: int, multiple: bool, taken: bool) -> None:
-        """The broker's basic.ack (*taken*) or basic.nack; *multiple*: of all up to *number*."""
+    def refused(self, message: Message, exchange: str, routing_key: str, reason: str | None) -> int:
+        """The number of a message that a broker, which answers at once, has not taken.
+
+        :param reason: why it came back; None: the broker refused it.
+        """
+        number = self.publish(message, exchange, routing_key, mandatory=True)
+        if reason is not None:
+            self._returned[number] = reason
+        self._settle(number, taken=reason is not None)
+        return number
+
+    def settle(self, tag: int, multiple: bool, taken: bool) -> None:
+        """The broker's basic.ack (*taken*) or basic.nack.
+
+        :param tag: as the broker counts, from 1 in each channel.
+        :param multiple: it is for all messages up to that one.
+        """
+        number = tag + self.first - 1
         if not multiple:
             self._settle(number, taken)
             return
-        # In the order of publishing, so those up to the number come first.
-        for pending in list(self._pending):
-            if pending > number:
-                break
+        for pending in range(self._oldest, min(number, self._last) + 1):
             self._settle(pending, taken)
+        self._oldest = max(self._oldest, number + 1)
 
     def _settle(self, number: int, taken: bool) -> None:
         published = self._pending.pop(number, None)
-        reason = self._returned.pop(number, None)
-        if published is None:
+        if published is None or (taken and not self._returned):
             return
-        message, exchange, routing_key = published
+        reason = self._returned.pop(number, None)
+        message, exchange, routing_key, _ = published
         where = f"exchange {exchange!r}, routing key {routing_key!r}"
         if not taken:
             self._failed[number] = Nacked(
@@ -65,21 +93,25 @@ class Confirms:
                 [message],
             )
 
-    def returned(self, body: bytes, exchange: str, routing_key: str, reason: str) -> None:
-        """The broker's basic.return: it names no number, so the first of that look is meant."""
-        for number, published in self._pending.items():
+    def returned(self, message: Message, exchange: str, routing_key: str, reason: str) -> None:
+        """The broker's basic.return. It names no number: the first that is like it is meant.
+
+        :param message: as it came back.
+        """
+        for number, (sent, *address, mandatory) in self._pending.items():
             if (
-                number not in self._returned
-                and published.exchange == exchange
-                and published.routing_key == routing_key
-                and published.message.body == body
+                mandatory
+                and number not in self._returned
+                and address == [exchange, routing_key]
+                and sent.body == message.body
+                and sent.headers == message.headers
             ):
                 self._returned[number] = reason
                 return
 
     def all_settled(self, numbers: Collection[int]) -> bool:
         """Whether the broker has answered for all of them."""
-        return not any(number in self._pending for number in numbers)
+        return self._pending.keys().isdisjoint(numbers)
 
     def forget(self, numbers: Collection[int]) -> None:
         """Nobody waits for these any longer: a late answer is nobody's."""

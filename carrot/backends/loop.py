@@ -9,8 +9,8 @@ from typing import Protocol
 class Dispatcher(Protocol):
     """What the loop needs of a backend."""
 
-    def wait_for_delivery(self) -> bool: ...
-    def dispatch(self) -> None: ...
+    def step(self) -> bool: ...
+    def forget_stop(self) -> None: ...
 
 
 class ConsumeIterator(Iterator[bool]):
@@ -25,10 +25,11 @@ class ConsumeIterator(Iterator[bool]):
 
     def __next__(self) -> bool:
         if self.remaining is not None and self.remaining <= 0:
-            raise StopIteration
-        if not self.backend.wait_for_delivery():
+            self.backend.forget_stop()
             raise StopIteration
         if self.remaining is not None:
             self.remaining -= 1
-        self.backend.dispatch()
+        if not self.backend.step():
+            self.remaining = 0
+            raise StopIteration
         return True

@@ -10,9 +10,11 @@ import math
 import select
 import socket
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar, Self
 
 import amqp
@@ -31,6 +33,7 @@ from carrot.exceptions import (
     AccessRefused,
     CarrotError,
     ChannelError,
+    ConfigurationError,
     ConnectionFailed,
     ConnectionLost,
     NotSupported,
@@ -38,7 +41,7 @@ from carrot.exceptions import (
 )
 from carrot.routing import check_exchange_type
 from carrot.settings import ConnectionSettings
-from carrot.values import short_string, table
+from carrot.values import entity_name, short_string, table
 
 __all__ = ["Backend", "Message", "QueueAlreadyExistsWarning", "Transport"]
 
@@ -51,10 +54,17 @@ class _Channel(amqp.Channel):  # type: ignore[misc]  # py-amqp has no annotation
 
     on_broker_close: Callable[[ChannelError], None] | None = None
 
+    def dispatch_method(self, method_sig: Any, payload: Any, content: Any) -> None:
+        # While it closes, what the broker sent before is of no interest; py-amqp would log it.
+        if not self.is_closing or method_sig in self._ALLOWED_METHODS_WHEN_CLOSING:
+            super().dispatch_method(method_sig, payload, content)
+
     def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
         # py-amqp's own would open the channel again right here, and raise in whoever is reading.
         self.send_method(spec.Channel.CloseOk)
-        self.collect()
+        if not self.is_closing:
+            # Else the number is free only when the broker has answered our own close.
+            self.collect()
         if self.on_broker_close is not None:
             self.on_broker_close(ChannelError.from_reply(reply_code, reply_text))
 
@@ -84,10 +94,12 @@ class Transport(BaseTransport):
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
         self._closed = threading.Event()
-        if settings.heartbeat:
-            # The broker drops a client that is silent for two intervals.
+        if connection.heartbeat:
+            # What was agreed: the broker drops a client that is silent for two intervals.
             threading.Thread(
-                target=self._send_heartbeats, args=(settings.heartbeat / 2,), daemon=True
+                target=_send_heartbeats,
+                args=(weakref.ref(self), self._closed, connection.heartbeat / 2),
+                daemon=True,
             ).start()
 
     @classmethod
@@ -99,7 +111,7 @@ class Transport(BaseTransport):
             host=f"{host}:{port}",
             userid=settings.userid,
             password=settings.password,
-            login_method="PLAIN",
+            login_method=settings.login_method,
             virtual_host=settings.virtual_host,
             ssl=_tls_options(settings),
             connect_timeout=settings.connect_timeout,
@@ -111,6 +123,8 @@ class Transport(BaseTransport):
             # Anything can come of a peer that doesn't speak AMQP.
             connection.collect()
             raise _connection_failed(settings, where, exc) from exc
+        # A deadline for every answer; py-amqp itself would wait for ever.
+        connection.transport.sock.settimeout(settings.operation_timeout)
         return cls(connection, where, settings)
 
     @property
@@ -147,6 +161,13 @@ class Transport(BaseTransport):
             if isinstance(exc, AttributeError) and self.is_open:
                 raise
             raise self._translated(exc) from exc
+        except CarrotError:
+            raise
+        except BaseException as exc:
+            # What was written and read by then, nobody knows.
+            self._why_closed = self._why_closed or f"{type(exc).__name__} interrupted a call"
+            self._amqp.collect()
+            raise
 
     def _translated(self, cause: Exception) -> CarrotError:
         if self.is_open and not isinstance(cause, (OSError, amqp.UnexpectedFrame)):
@@ -181,12 +202,12 @@ class Transport(BaseTransport):
         """Whether there is something to read, waiting at most *timeout* seconds for it."""
         if not self._amqp.connected:
             raise self._gone()
-        tcp = self._amqp.transport.sock
-        # What TLS has decrypted is no longer in the socket.
-        if isinstance(tcp, socket.socket) and getattr(tcp, "pending", lambda: 0)():
-            return True
         poll = select.poll()
         try:
+            tcp = self._amqp.transport.sock
+            # What TLS has decrypted is no longer in the socket.
+            if getattr(tcp, "pending", lambda: 0)():
+                return True
             poll.register(tcp, select.POLLIN)
             poll.register(self._wake_reader, select.POLLIN)
             arrived = {fd for fd, _ in poll.poll(None if timeout is None else timeout * 1000)}
@@ -203,25 +224,57 @@ class Transport(BaseTransport):
         with suppress(OSError):
             self._wake_writer.send(b"\0")
 
-    def _send_heartbeats(self, interval: float) -> None:
-        while not self._closed.wait(interval):
-            with self.lock, suppress(amqp.AMQPError, OSError):
-                if self.is_open:
-                    self._amqp.send_heartbeat()
+    def send_heartbeat(self) -> None:
+        """Tell the broker that this end is alive."""
+        with self.lock, suppress(amqp.AMQPError, OSError, AttributeError):
+            if self.is_open:
+                self._amqp.send_heartbeat()
 
     def close(self) -> None:
-        with self.lock:
-            self._why_closed = "it was closed here"
-            if self._amqp.connected:
-                with suppress(amqp.AMQPError, OSError):
-                    # For the broker's answer; py-amqp itself would wait for ever.
+        self._why_closed = self._why_closed or "it was closed here"
+        self._closed.set()
+        # A call that hangs is not waited for: hanging up ends it.
+        has_lock = self.lock.acquire(timeout=self._close_timeout or -1)
+        try:
+            if self._amqp.connected and has_lock:
+                with suppress(amqp.AMQPError, OSError, AttributeError):
                     self._amqp.transport.sock.settimeout(self._close_timeout)
                     self._amqp.close()
-                self._amqp.collect()
-            self._closed.set()
-            self.interrupt()
-            self._wake_reader.close()
-            self._wake_writer.close()
+            self._amqp.collect()
+        finally:
+            if has_lock:
+                self.lock.release()
+        self.interrupt()
+        self._free()
+
+    def disown(self) -> None:
+        sock = self._amqp.transport.sock if self._amqp.connected else None
+        # Only this process's copy: a goodbye, or a shutdown, would reach the parent's peer.
+        self._amqp._transport = None
+        if sock is not None:
+            sock.close()
+        self._free()
+
+    def _free(self) -> None:
+        self._wake_reader.close()
+        self._wake_writer.close()
+
+
+def _send_heartbeats(
+    transport: weakref.ref[Transport], closed: threading.Event, interval: float
+) -> None:
+    """What the thread does, until the transport is closed, lost or forgotten."""
+    while not closed.wait(interval):
+        alive = transport()
+        if alive is None or not alive.is_open:
+            return
+        alive.send_heartbeat()
+        del alive
+
+
+_TLS_OPTIONS = frozenset(
+    ("keyfile", "certfile", "ca_certs", "cert_reqs", "server_hostname", "ciphers", "context")
+)
 
 
 def _tls_options(settings: ConnectionSettings) -> bool | dict[str, Any]:
@@ -229,6 +282,10 @@ def _tls_options(settings: ConnectionSettings) -> bool | dict[str, Any]:
     if isinstance(settings.ssl, bool):
         return {"server_hostname": settings.hostname} if settings.ssl else False
     if isinstance(settings.ssl, Mapping):
+        if unknown := sorted(set(settings.ssl) - _TLS_OPTIONS):
+            raise ConfigurationError(
+                f"unknown TLS options {unknown}: use {', '.join(sorted(_TLS_OPTIONS))}"
+            )
         return {"server_hostname": settings.hostname, **settings.ssl}
     raise NotSupported(
         "the pyamqplib driver takes no SSLContext: pass ssl=True, or a dict of keyfile, certfile, "
@@ -292,6 +349,17 @@ def _with_utc(value: Any) -> Any:
     return value
 
 
+def _weakly(method: Callable[..., object]) -> Callable[..., None]:
+    """*method*, without keeping its object alive: py-amqp keeps channels until they are closed."""
+    reference = weakref.WeakMethod(method)
+
+    def call(*args: Any) -> None:
+        if (alive := reference()) is not None:
+            alive(*args)
+
+    return call
+
+
 class Backend(BaseBackend):
     """A channel of py-amqp's."""
 
@@ -305,10 +373,10 @@ class Backend(BaseBackend):
         channel = transport.channel()
         # Bodies stay bytes: carrot decodes them, once, when somebody asks.
         channel.auto_decode = False
-        channel.on_broker_close = self.fail
-        channel.events["basic_return"].add(self._on_return)
-        channel.events["basic_ack"].add(self._on_ack)
-        channel.events["basic_nack"].add(self._on_nack)
+        channel.on_broker_close = _weakly(self.fail)
+        channel.events["basic_return"].add(_weakly(self._on_return))
+        channel.events["basic_ack"].add(_weakly(self._on_ack))
+        channel.events["basic_nack"].add(_weakly(self._on_nack))
         return channel
 
     def _close_channel(self, channel: amqp.Channel) -> None:
@@ -321,9 +389,10 @@ class Backend(BaseBackend):
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the channel, when its arguments are such that AMQP can carry them."""
-        for name in ("queue", "exchange", "source", "destination", "routing_key"):
+        for name in ("queue", "exchange", "source", "destination"):
             if name in kwargs:
-                short_string(name.replace("_", " "), kwargs[name])
+                entity_name(name, kwargs[name])
+        short_string("routing key", kwargs.get("routing_key", ""))
         if kwargs.get("arguments"):
             kwargs["arguments"] = table("arguments", kwargs["arguments"])
         call = getattr(self.channel, method)
@@ -409,7 +478,9 @@ class Backend(BaseBackend):
         try:
             probe._call("queue_declare", queue=queue, passive=True)
         except ChannelError as exc:
-            # Exclusive to another connection, it exists all the same.
+            if exc.code not in (404, 405):
+                raise
+            # Exclusive to another connection (405), it exists all the same.
             return exc.code == 405
         finally:
             probe.close()
@@ -436,7 +507,7 @@ class Backend(BaseBackend):
             )
             # Afterwards: before it writes, py-amqp reads, and what it reads is of older messages.
             if self.confirms is not None:
-                return self.confirms.publish(message, exchange, routing_key)
+                return self.confirms.publish(message, exchange, routing_key, mandatory)
         return None
 
     def _confirm_select(self, channel: amqp.Channel) -> None:
@@ -455,7 +526,8 @@ class Backend(BaseBackend):
         self, error: amqp.AMQPError, exchange: str, routing_key: str, message: amqp.Message
     ) -> None:
         if self.confirms is not None:
-            self.confirms.returned(message.body or b"", exchange, routing_key, error.reply_text)
+            back = self.message_to_python(message)
+            self.confirms.returned(back, exchange, routing_key, error.reply_text)
 
     # -- receiving
 
@@ -470,18 +542,18 @@ class Backend(BaseBackend):
     def _subscribe(
         self, channel: amqp.Channel, queue: str, consumer_tag: str, no_ack: bool
     ) -> None:
-        def on_message(raw: amqp.Message) -> None:
-            self.deliver(consumer_tag, self.message_to_python(raw, no_ack=no_ack))
-
-        short_string("queue", queue)
+        entity_name("queue", queue)
         with self._guarded():
             channel.basic_consume(
                 queue=queue,
                 consumer_tag=consumer_tag,
                 no_ack=no_ack,
-                callback=on_message,
-                on_cancel=self.cancelled_by_broker,
+                callback=partial(_weakly(self._on_delivery), consumer_tag, no_ack),
+                on_cancel=_weakly(self.cancelled_by_broker),
             )
+
+    def _on_delivery(self, consumer_tag: str, no_ack: bool, raw: amqp.Message) -> None:
+        self.deliver(consumer_tag, self.message_to_python(raw, no_ack=no_ack))
 
     def _unsubscribe(self, channel: amqp.Channel, consumer_tag: str) -> None:
         with self._guarded():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Protocol, Self
 
 from carrot.settings import ConnectionSettings
@@ -34,6 +36,9 @@ class BaseTransport(ABC):
         # In the order of their turns; the lock guards it.
         self._backends: list[weakref.ref[Channel]] = []
         self._backends_lock = threading.Lock()
+        # Channels of backends that were forgotten without close().
+        self._abandoned: deque[Any] = deque()
+        _of_this_process.add(self)
 
     @classmethod
     @abstractmethod
@@ -109,3 +114,31 @@ class BaseTransport(ABC):
                 for reference in self._backends
                 if (other := reference()) is not None and other is not backend
             ]
+
+    def disown(self) -> None:  # noqa: B027  # a driver without sockets has nothing to do
+        """In a forked child: the connection is the parent's, so it is not open here.
+
+        It frees what it holds without a word to the broker, who would take it for the parent's.
+        """
+
+    def abandon(self, channel: Any) -> None:
+        """Nobody has this channel any more: it is noted, for this runs in garbage collections."""
+        self._abandoned.append(channel)
+
+    def take_abandoned(self) -> Iterator[Any]:
+        """The channels that nobody has any more, for the next backend to close."""
+        while self._abandoned:
+            yield self._abandoned.popleft()
+
+
+# All open transports, which a forked child inherits and must not touch.
+_of_this_process: weakref.WeakSet[BaseTransport] = weakref.WeakSet()
+
+
+def _disown_all() -> None:
+    for transport in list(_of_this_process):
+        transport.disown()
+    _of_this_process.clear()
+
+
+os.register_at_fork(after_in_child=_disown_all)

@@ -14,7 +14,6 @@ from carrot.exceptions import (
 )
 from carrot.message import Message
 from carrot.messaging.receiver import Callback, ErrorCallback, Loop, Receiver
-from carrot.routing import check_exchange_type
 from carrot.utils import gen_unique_id
 from carrot.values import SHORT_STRING_BYTES, required_name
 
@@ -119,12 +118,17 @@ class Consumer(Loop):
             accept=accept,
             on_decode_error=on_decode_error,
         )
-        self.callbacks = list(self.callbacks if callbacks is None else callbacks)
+        self._set_callbacks(callbacks)
         # Exclusive queues go with their connection; the exchange is everybody's, and stays.
         self._exchange_auto_delete = self.auto_delete
         self.auto_delete = self.auto_delete or self.exclusive
         _check_prefetch_count(self.prefetch_count)
+        if isinstance(self.accept, str):
+            raise ConfigurationError(
+                f"accept must be a list of names, not text: write accept=[{self.accept!r}]"
+            )
         self.consumer_tag = self._generate_consumer_tag()
+        self._has_consumed = False
         self._closed = False
         if self.auto_declare:
             self.declare()
@@ -149,7 +153,7 @@ class Consumer(Loop):
         :raises ResourceLocked: the queue is exclusive to another connection.
         """
         self._closed = False
-        check_exchange_type(self.exchange_type)
+        self._follow_connection()
         if self.queue:
             self.backend.queue_declare(
                 queue=self.queue,
@@ -159,14 +163,13 @@ class Consumer(Loop):
                 warn_if_exists=self.warn_if_exists,
                 arguments=self.queue_arguments,
             )
-        if self.exchange:
-            self.backend.exchange_declare(
-                exchange=self.exchange,
-                type=self.exchange_type,
-                durable=self.durable,
-                auto_delete=self._exchange_auto_delete,
-                arguments=self.exchange_arguments,
-            )
+        self._declare_exchange(
+            self.exchange,
+            self.exchange_type,
+            self.durable,
+            self._exchange_auto_delete,
+            self.exchange_arguments,
+        )
         # The default exchange has every queue already, and allows no binding.
         if self.queue and self.exchange:
             key, arguments = self._binding()
@@ -183,13 +186,16 @@ class Consumer(Loop):
 
     def _usable_queue(self) -> str:
         """The queue's name, when this consumer is open and has one."""
+        self._check_open()
+        return required_name("queue", self.queue)
+
+    def _check_open(self) -> None:
         if self._closed:
             raise ChannelError(
                 f"this {type(self).__name__} (queue {self.queue!r}) is closed: create a new one, "
                 "or open it again with declare()",
                 code=504,
             )
-        return required_name("queue", self.queue)
 
     # -- what to do with a message
 
@@ -206,7 +212,9 @@ class Consumer(Loop):
     ) -> None:
         """Decode *message*, ack it with *auto_ack*, and hand it to *receiver*."""
         try:
-            data = self._received(message).decode()
+            if self.decoder is not None or self.accept is not None:
+                self._received(message)
+            data = message.decode()
         except SerializationError as exc:
             if on_decode_error is None:
                 raise
@@ -231,6 +239,7 @@ class Consumer(Loop):
         no_ack: bool | None = None,
         *,
         callback: Callable[[Message], object] | None = None,
+        at_most: int | None = None,
     ) -> None:
         """Subscribe to the queue; harmless when it is subscribed already.
 
@@ -238,12 +247,21 @@ class Consumer(Loop):
         ``drain_events()``.
 
         :param callback: what to do with each delivery, instead of :meth:`process` as configured.
+        :param at_most: how many messages are wanted at all: more are not sent ahead.
         :raises NotFound: no such queue.
         """
         queue = self._usable_queue()
         if self.channel_open:
             return
-        self.backend.qos(0, _check_prefetch_count(self.prefetch_count), False)
+        if self._has_consumed and not self.no_ack:
+            # RabbitMQ's quorum queues lose their way when a tag is used again. (With no_ack the
+            # tag stays: it is the name of what is left over.)
+            self.consumer_tag = self._generate_consumer_tag()
+        self._has_consumed = True
+        prefetch = _check_prefetch_count(self.prefetch_count)
+        if at_most:
+            prefetch = min(prefetch or at_most, at_most)
+        self.backend.qos(0, prefetch, False)
         self.backend.declare_consumer(
             queue=queue,
             no_ack=self.no_ack if no_ack is None else no_ack,
@@ -275,7 +293,13 @@ class Consumer(Loop):
 
     def cancel(self) -> None:
         """End the subscription: what was sent ahead and not processed goes back to the queue."""
-        self.backend.cancel(self.consumer_tag)
+        if self.channel_open:
+            self.backend.cancel(self.consumer_tag)
+
+    def _subscribe_for(self, limit: int) -> None:
+        # What wait() has sent ahead goes back at its end, and counts as a delivery attempt then.
+        if not self.auto_delete:
+            self.consume(at_most=limit)
 
     def _release(self) -> None:
         if not self.auto_delete:
@@ -311,15 +335,16 @@ class Consumer(Loop):
     def _next_message(self, queue: str, no_ack: bool) -> Message | None:
         """The oldest message: sent ahead to a running subscription, or still in the queue."""
         backend, tag = self.backend, self.consumer_tag
-        message = backend.take(tag)
-        if message is None:
-            message = backend.get(queue, no_ack=no_ack)
-            if self.channel_open:
-                # What was sent ahead may have arrived just before the broker's answer.
-                if message is not None:
-                    backend.deliver(tag, message)
-                message = backend.take(tag)
-        return message
+        if not self.channel_open:
+            return backend.take(tag) or backend.get(queue, no_ack=no_ack)
+        # What is being sent ahead comes before the broker's answer, or (RabbitMQ) right behind it,
+        # and so before the answer to a second question.
+        for _ in range(2):
+            if (message := backend.take(tag)) is not None:
+                return message
+            if (message := backend.get(queue, no_ack=no_ack)) is not None:
+                backend.deliver(tag, message)
+        return backend.take(tag)
 
     def process_next(self) -> Message | None:
         """``fetch(enable_callbacks=True)``."""
@@ -396,12 +421,14 @@ class Consumer(Loop):
         :param prefetch_count: messages; 0 is no limit.
         :param apply_global: limit all consumers of this channel together, at once.
         """
+        self._check_open()
         self.backend.qos(prefetch_size, _check_prefetch_count(prefetch_count), apply_global)
         if not apply_global:
             self.prefetch_count = prefetch_count
 
     def flow(self, active: bool) -> None:
         """Pause (False) and restart (True) deliveries."""
+        self._check_open()
         self.backend.flow(active)
 
     def move_to(self, backend: BaseBackend) -> None:
@@ -422,7 +449,7 @@ class Consumer(Loop):
         if self._owns_backend:
             self.backend.close()
         else:
-            self.backend.cancel(self.consumer_tag)
+            self.cancel()
 
 
 def _check_prefetch_count(count: object) -> int:

@@ -8,7 +8,7 @@ from typing import Any
 
 from carrot.backends.base import BaseBackend
 from carrot.connection import BrokerConnection
-from carrot.exceptions import ConsumerNotFound
+from carrot.exceptions import ConfigurationError, ConsumerNotFound
 from carrot.message import Message
 from carrot.messaging.consumer import Consumer
 from carrot.messaging.receiver import Callback, ErrorCallback, Loop
@@ -46,14 +46,18 @@ class ConsumerSet(Loop):
     ) -> None:
         self._use(connection, backend)
         self._set_options(auto_ack=auto_ack, on_decode_error=on_decode_error)
-        self.callbacks = list(self.callbacks if callbacks is None else callbacks)
+        self._set_callbacks(callbacks)
+        if isinstance(consumers, Consumer) or not isinstance(from_dict, (Mapping, type(None))):
+            raise ConfigurationError(
+                "a ConsumerSet takes consumers=[…], a list, and from_dict={queue: options}, a dict"
+            )
         #: All consumers; one that is appended here is subscribed by the next :meth:`consume`.
         self.consumers: list[Consumer] = []
         self._is_consuming = False
         for consumer in consumers or ():
             self.add_consumer(consumer)
         for queue, options in (from_dict or {}).items():
-            self.add_consumer_from_dict(**{"queue": queue, **options})
+            self.add_consumer_from_dict(**{"queue": queue, **(options or {})})
 
     def __repr__(self) -> str:
         queues = [consumer.queue for consumer in self.consumers]
@@ -97,13 +101,20 @@ class ConsumerSet(Loop):
             raise ConsumerNotFound(f"the set has no consumer of queue {queue!r}; it has {known}")
         for consumer in removed:
             self.consumers.remove(consumer)
-            self.backend.cancel(consumer.consumer_tag)
+            consumer.cancel()
 
-    def _subscribe(self, consumer: Consumer) -> None:
+    def _subscribe(self, consumer: Consumer, at_most: int | None = None) -> None:
         if consumer.backend is not self.backend:
             consumer.move_to(self.backend)
         if not consumer.channel_open:
-            consumer.consume(callback=partial(self._receive_callback, consumer))
+            consumer.consume(
+                callback=partial(self._receive_callback, consumer),
+                at_most=None if consumer.auto_delete else at_most,
+            )
+
+    def _subscribe_for(self, limit: int) -> None:
+        for consumer in list(self.consumers):
+            self._subscribe(consumer, at_most=limit)
 
     def _receive_callback(self, consumer: Consumer, message: Message) -> None:
         """What becomes of a delivery."""
@@ -143,7 +154,8 @@ class ConsumerSet(Loop):
         """End all subscriptions: what was sent ahead and not processed goes back."""
         self._is_consuming = False
         for consumer in self.consumers:
-            self.backend.cancel(consumer.consumer_tag)
+            if consumer.backend is self.backend:
+                consumer.cancel()
 
     def _release(self) -> None:
         self._is_consuming = False

@@ -9,7 +9,8 @@ from carrot.backends.base import BaseBackend
 from carrot.connection import BrokerConnection
 from carrot.message import Message
 from carrot.messaging.consumer import Consumer
-from carrot.messaging.publisher import MoreSendOptions, Publisher, RoutingKey
+from carrot.messaging.envelope import MoreSendOptions, RoutingKey
+from carrot.messaging.publisher import Publisher
 from carrot.messaging.receiver import Callback, Receiver
 
 
@@ -60,7 +61,7 @@ class Messaging(Receiver):
             durable=durable,
             auto_delete=auto_delete,
         )
-        self.callbacks = list(self.callbacks if callbacks is None else callbacks)
+        self._set_callbacks(callbacks)
         shared: dict[str, Any] = {
             # Empty means: as publisher_cls and consumer_cls have it.
             "exchange": self.exchange or None,
@@ -73,6 +74,7 @@ class Messaging(Receiver):
         self.publisher = self.publisher_cls(connection, **shared)
         self.consumer = self.consumer_cls(connection, self.queue or None, **shared)
         self.consumer.register_callback(self.receive)
+        self.backend = self.consumer.backend
 
     def send(
         self,

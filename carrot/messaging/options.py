@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import types
+from collections.abc import Mapping
 from typing import Any, Self
 
 from carrot.backends.base import BaseBackend
 from carrot.connection import BrokerConnection
-from carrot.exceptions import CarrotError, ConfigurationError
+from carrot.exceptions import CarrotError, ConfigurationError, ConnectionLost, NotSupported
+from carrot.routing import check_exchange_type
 
 # Options that hold a function. Written in a class body, a plain function would become a method.
 _FUNCTIONS = ("encoder", "decoder", "on_decode_error")
@@ -38,6 +40,40 @@ class Configurable:
         self.connection = connection
         self._owns_backend = backend is None
         self.backend = connection.create_backend() if backend is None else backend
+
+    def _follow_connection(self) -> None:
+        """After ``connection`` was replaced, work over the new one."""
+        if self._owns_backend and self.backend.connection is not self.connection:
+            self.backend.close()
+            self.backend = self.connection.create_backend()
+
+    def _declare_exchange(
+        self,
+        exchange: str,
+        exchange_type: str,
+        durable: bool,
+        auto_delete: bool,
+        arguments: Mapping[str, Any] | None,
+    ) -> None:
+        check_exchange_type(exchange_type)
+        if not exchange:
+            return  # the default one is always there
+        try:
+            self.backend.exchange_declare(
+                exchange=exchange,
+                type=exchange_type,
+                durable=durable,
+                auto_delete=auto_delete,
+                arguments=arguments,
+            )
+        except ConnectionLost as exc:
+            # RabbitMQ closes the connection of those who ask for what its plug-ins don't know.
+            if "exchange type" not in str(exc):
+                raise
+            raise NotSupported(
+                f"the broker has no exchange type {exchange_type!r}: enable its plug-in, or use "
+                "another type (the broker closed the connection, which opens again when used)"
+            ) from exc
 
     def _set_options(self, **options: Any) -> None:
         """Set the attributes whose option is given; None means the class's own."""

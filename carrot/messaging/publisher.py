@@ -2,54 +2,27 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, ClassVar, TypedDict, Unpack
+from typing import Any, ClassVar, Unpack
 
 from carrot.backends.base import BaseBackend
-from carrot.backends.confirms import merged
 from carrot.connection import BrokerConnection
 from carrot.exceptions import (
     ChannelError,
     ConfigurationError,
     EncodeError,
-    PublishError,
 )
-from carrot.message import Message
+from carrot.message import Message, Outgoing, Properties
+from carrot.messaging.batch import Batch
+from carrot.messaging.envelope import Envelope, RoutingKey, SendOptions, checked_properties
 from carrot.messaging.options import Configurable
-from carrot.routing import check_exchange_type
 from carrot.serialization import RAW_TYPE, call_encoder, registry
-from carrot.values import short_string, table
+from carrot.values import seconds, short_string, table
 
-RoutingKey = str | Mapping[str, Any]
-
-
-class MoreSendOptions(TypedDict, total=False):
-    """The keywords of :meth:`Publisher.send`, without the delivery mode."""
-
-    routing_key: RoutingKey | None
-    mandatory: bool | None
-    immediate: bool
-    priority: int | None
-    content_type: str | None
-    content_encoding: str | None
-    serializer: str | None
-    exchange: str | None
-    headers: Mapping[str, Any] | None
-    expiration: float | None
-    message_id: str | None
-    correlation_id: str | None
-    reply_to: str | None
-    timestamp: float | datetime | None
-    type: str | None
-    app_id: str | None
-
-
-class SendOptions(MoreSendOptions, total=False):
-    """The keywords of :meth:`Publisher.send`."""
-
-    delivery_mode: int | str | None
+_NONE_GIVEN = (None,) * 9
+# How many different envelopes a publisher remembers.
+_REMEMBERED = 512
 
 
 class Publisher(Configurable):
@@ -139,6 +112,9 @@ class Publisher(Configurable):
             mandatory=mandatory,
         )
         self.delivery_mode = self._delivery_mode(self.delivery_mode)
+        if self.confirm_timeout is not None:
+            self.confirm_timeout = seconds("confirm_timeout", self.confirm_timeout)
+        self._envelopes: dict[tuple[Any, ...], Envelope] = {}
         self._closed = False
         if self.auto_declare:
             self.declare()
@@ -152,15 +128,14 @@ class Publisher(Configurable):
         :raises PreconditionFailed: it exists and is different.
         """
         self._closed = False
-        check_exchange_type(self.exchange_type)
-        if self.exchange:
-            self.backend.exchange_declare(
-                exchange=self.exchange,
-                type=self.exchange_type,
-                durable=self.durable,
-                auto_delete=self.auto_delete,
-                arguments=self.exchange_arguments,
-            )
+        self._follow_connection()
+        self._declare_exchange(
+            self.exchange,
+            self.exchange_type,
+            self.durable,
+            self.auto_delete,
+            self.exchange_arguments,
+        )
 
     # -- sending
 
@@ -205,25 +180,13 @@ class Publisher(Configurable):
         :raises NotFound: there is no such exchange.
         :raises ConnectionLost: the broker may or may not have it.
         """
-        mandatory = self.mandatory if mandatory is None else mandatory
-        key, headers = self._address(routing_key, headers)
-        message = self.create_message(
-            message_data,
-            delivery_mode,
-            priority,
-            content_type,
-            content_encoding,
-            serializer,
-            headers=headers,
-            expiration=expiration,
-            message_id=message_id,
-            correlation_id=correlation_id,
-            reply_to=reply_to,
-            timestamp=timestamp,
-            type=type,
-            app_id=app_id,
-        )
-        number = self._publish(message, key, exchange, mandatory, immediate)
+        envelope = self.envelope(
+            routing_key, delivery_mode, mandatory, immediate, priority, content_type,
+            content_encoding, serializer, exchange, headers=headers, expiration=expiration,
+            message_id=message_id, correlation_id=correlation_id, reply_to=reply_to,
+            timestamp=timestamp, type=type, app_id=app_id,
+        )  # fmt: skip
+        number = self.publish(message_data, envelope)
         if number is not None:
             self.backend.wait_for_confirms((number,), self.confirm_timeout)
 
@@ -236,78 +199,120 @@ class Publisher(Configurable):
         :raises PublishError: Unroutable or Nacked, after all were sent; the ones not taken are
             in ``.messages``.
         """
-        unconfirmed: deque[int] = deque()
-        failures: list[PublishError] = []
-        sent = 0
-        try:
+        envelope = self.envelope(**options)
+        with self.batch() as batch:
             for data in messages:
-                number = self._send_one(data, **options)
-                sent += 1
-                if number is not None:
-                    unconfirmed.append(number)
-                if len(unconfirmed) >= self.confirm_window:
-                    self._settle(unconfirmed, self.confirm_window // 2, failures)
-        except Exception as exc:
-            exc.add_note(f"send_many: {sent} messages had been sent before this one")
-            raise
-        finally:
-            self._settle(unconfirmed, 0, failures)
-        if failures:
-            raise merged(failures)
-        return sent
+                batch.put(data, envelope)
+        return batch.sent
 
-    def _settle(self, numbers: deque[int], leave: int, failures: list[PublishError]) -> None:
-        """Wait for the confirms of the oldest, until *leave* are left."""
-        oldest = [numbers.popleft() for _ in range(len(numbers) - leave)]
-        if oldest:
-            try:
-                self.backend.wait_for_confirms(oldest, self.confirm_timeout)
-            except PublishError as exc:
-                failures.append(exc)
+    def batch(self) -> Batch:
+        """Send many messages together: ``with publisher.batch() as batch: batch.send(…)``.
 
-    def _send_one(
+        They share writes, and :attr:`confirm_window` of them may be on their way, unconfirmed.
+        Leaving the block waits for all confirms.
+        """
+        return Batch(self)
+
+    def envelope(
         self,
-        data: Any,
         routing_key: RoutingKey | None = None,
+        delivery_mode: int | str | None = None,
         mandatory: bool | None = None,
         immediate: bool = False,
+        priority: int | None = None,
+        content_type: str | None = None,
+        content_encoding: str | None = None,
+        serializer: str | None = None,
         exchange: str | None = None,
+        *,
         headers: Mapping[str, Any] | None = None,
-        **properties: Any,
-    ) -> int | None:
-        """Send a message, and leave its confirm for later."""
-        key, headers = self._address(routing_key, headers)
-        message = self.create_message(data, headers=headers, **properties)
-        mandatory = self.mandatory if mandatory is None else mandatory
-        return self._publish(message, key, exchange, mandatory, immediate)
+        expiration: float | None = None,
+        message_id: str | None = None,
+        correlation_id: str | None = None,
+        reply_to: str | None = None,
+        timestamp: float | datetime | None = None,
+        type: str | None = None,
+        app_id: str | None = None,
+    ) -> Envelope:
+        """All about a message but its data, checked."""
+        given = (
+            self.exchange if exchange is None else exchange,
+            self.routing_key if routing_key is None else routing_key,
+            self.mandatory if mandatory is None else mandatory,
+            self.delivery_mode if delivery_mode is None else delivery_mode,
+            content_type,
+            content_encoding,
+            serializer or self.serializer,
+        )
+        others = (priority, headers, expiration, message_id, correlation_id, reply_to, timestamp,
+                  type, app_id)  # fmt: skip
+        if immediate:
+            self.backend.require("immediate", "send without immediate=True")
+        if others != _NONE_GIVEN:
+            if priority is not None:
+                self.backend.require("priorities", f"send without priority={priority!r}")
+            if expiration is not None:
+                self.backend.require("expiration", f"send without expiration={expiration!r}")
+            properties = checked_properties(
+                priority=priority, headers=headers, expiration=expiration, message_id=message_id,
+                correlation_id=correlation_id, reply_to=reply_to, timestamp=timestamp, type=type,
+                app_id=app_id,
+            )  # fmt: skip
+            return self._checked(*given, properties)
+        # Few are in use, and remembering them saves 1.5 µs for each message.
+        try:
+            envelope = self._envelopes.get(given)
+        except TypeError:
+            return self._checked(*given, {})  # a dict for a routing key
+        if envelope is None:
+            envelope = self._checked(*given, {})
+            if len(self._envelopes) >= _REMEMBERED:
+                self._envelopes.clear()
+            self._envelopes[given] = envelope
+        return envelope
 
-    def _address(
-        self, routing_key: RoutingKey | None, headers: Mapping[str, Any] | None
-    ) -> tuple[str, Mapping[str, Any] | None]:
-        """The routing key and the headers: for a headers exchange the key may be the headers."""
-        key = self.routing_key if routing_key is None else routing_key
+    def _checked(
+        self,
+        exchange: str,
+        key: RoutingKey,
+        mandatory: bool,
+        delivery_mode: int | str,
+        content_type: str | None,
+        content_encoding: str | None,
+        serializer: str | None,
+        properties: dict[str, Any],
+    ) -> Envelope:
         if isinstance(key, Mapping) and self.exchange_type == "headers":
-            return "", {**key, **(headers or {})}
-        return short_string("routing key", key), headers
+            properties["headers"] = {**table("headers", key), **properties.get("headers", {})}
+            key = ""
+        if mandatory:
+            self.backend.require("mandatory", "send without mandatory=True")
+        properties["delivery_mode"] = self._delivery_mode(delivery_mode)
+        return Envelope(
+            short_string("exchange", exchange),
+            short_string("routing key", key),
+            mandatory,
+            content_type,
+            content_encoding,
+            serializer,
+            properties,
+            {},
+        )
 
-    def _publish(
-        self, message: Message, key: str, exchange: str | None, mandatory: bool, immediate: bool
-    ) -> int | None:
+    def publish(self, data: Any, envelope: Envelope) -> int | None:
+        """Hand a message to the broker; returns its number when a confirm will come."""
         if self._closed:
             raise ChannelError(
                 f"this {type(self).__name__} (exchange {self.exchange!r}) is closed: create a new "
                 "one, or open it again with declare()",
                 code=504,
             )
-        exchange = self.exchange if exchange is None else short_string("exchange", exchange)
-        if immediate:
-            self.backend.require("immediate", "send without immediate=True")
-        if mandatory:
-            self.backend.require("mandatory", "send without mandatory=True")
-        if self.confirm or mandatory:
-            # A returned message is only known to be one when the confirm comes after it.
-            self.backend.confirm_select()
-        return self.backend.publish(message, exchange, key, mandatory)
+        backend = self.backend
+        message = self._message(data, envelope)
+        # A returned message is only known to be one when the confirm comes after it.
+        if backend.confirms is None and (self.confirm or envelope.mandatory):
+            backend.confirm_select()
+        return backend.publish(message, envelope.exchange, envelope.routing_key, envelope.mandatory)
 
     # -- messages
 
@@ -334,43 +339,38 @@ class Publisher(Configurable):
         :raises EncodeError: the data can't be encoded.
         :raises ConfigurationError: a property that AMQP can't carry.
         """
-        content_type, content_encoding, body = self._encode(
-            message_data, content_type, content_encoding, serializer
-        )
-        if priority is not None:
-            self.backend.require("priorities", f"send without priority={priority!r}")
-        if expiration is not None:
-            self.backend.require("expiration", f"send without expiration={expiration!r}")
-        mode = self.delivery_mode if delivery_mode is None else delivery_mode
-        return self.backend.prepare_message(
-            body,
-            self._delivery_mode(mode),
-            priority=None if priority is None else _octet("priority", priority),
-            content_type=short_string("content_type", content_type),
-            content_encoding=short_string("content_encoding", content_encoding),
-            headers=None if headers is None else table("headers", headers),
-            expiration=None if expiration is None else _milliseconds(expiration),
-            message_id=_optional_text("message_id", message_id),
-            correlation_id=_optional_text("correlation_id", correlation_id),
-            reply_to=_optional_text("reply_to", reply_to),
-            timestamp=None if timestamp is None else _whole_seconds(timestamp),
-            type=_optional_text("type", type),
-            app_id=_optional_text("app_id", app_id),
-        )
+        envelope = self.envelope(
+            "", delivery_mode, None, False, priority, content_type, content_encoding, serializer,
+            headers=headers, expiration=expiration, message_id=message_id,
+            correlation_id=correlation_id, reply_to=reply_to, timestamp=timestamp, type=type,
+            app_id=app_id,
+        )  # fmt: skip
+        message = self._message(message_data, envelope)
+        # Its own properties: others go on using those that messages share.
+        return Outgoing(message.body, Properties(message.properties))
 
-    def _encode(
-        self,
-        data: Any,
-        content_type: str | None,
-        content_encoding: str | None,
-        serializer: str | None,
-    ) -> tuple[str, str, bytes]:
+    def _message(self, data: Any, envelope: Envelope) -> Message:
+        if envelope.content_type or self.encoder is not None:
+            content_type, content_encoding, body = self._encode(data, envelope)
+        else:
+            content_type, content_encoding, body = registry.encode(data, envelope.serializer)
+        properties = envelope.complete.get(content_type)
+        if properties is None or properties["content_encoding"] != content_encoding:
+            properties = envelope.complete[content_type] = Properties(
+                envelope.properties, content_type=content_type, content_encoding=content_encoding
+            )
+        return Outgoing(body, properties)
+
+    def _encode(self, data: Any, envelope: Envelope) -> tuple[str, str, bytes]:
+        """Content type, content encoding and body of data that no serializer encodes."""
+        content_type, content_encoding = envelope.content_type, envelope.content_encoding
         if not content_type:
-            if serializer is None and self.encoder is not None:
-                data = call_encoder(self.encoder, data, "encoder=")
-                content_type = RAW_TYPE
-            else:
-                return registry.encode(data, serializer or self.serializer)
+            if envelope.serializer is not None or self.encoder is None:
+                return registry.encode(data, envelope.serializer)
+            content_type, data = RAW_TYPE, call_encoder(self.encoder, data, "encoder=")
+        short_string("content_type", content_type)
+        if content_encoding is not None:
+            short_string("content_encoding", content_encoding)
         if isinstance(data, str):
             charset = content_encoding or "utf-8"
             try:
@@ -398,35 +398,3 @@ class Publisher(Configurable):
         self._closed = True
         if self._owns_backend:
             self.backend.close()
-
-
-def _octet(what: str, value: object) -> int:
-    if not isinstance(value, int) or not 0 <= value <= 255:
-        raise ConfigurationError(f"{what} must be a whole number from 0 to 255: {value!r}")
-    return value
-
-
-def _milliseconds(seconds: object) -> str:
-    """AMQP's expiration: text, in milliseconds."""
-    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
-        raise ConfigurationError(f"expiration must be a number of seconds, 0 or more: {seconds!r}")
-    milliseconds = round(min(seconds, 2**32) * 1000)
-    if milliseconds >= 2**32:
-        raise ConfigurationError(
-            f"expiration can't be more than 4294967 seconds, some 49 days: {seconds!r}"
-        )
-    return str(milliseconds)
-
-
-def _whole_seconds(timestamp: object) -> int:
-    if isinstance(timestamp, datetime):
-        timestamp = timestamp.timestamp()
-    if not isinstance(timestamp, (int, float)) or not 0 <= timestamp < 2**63:
-        raise ConfigurationError(
-            f"timestamp must be a datetime, or seconds since 1970: {timestamp!r}"
-        )
-    return int(timestamp)
-
-
-def _optional_text(what: str, value: str | None) -> str | None:
-    return None if value is None else short_string(what, value)

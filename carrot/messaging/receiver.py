@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from carrot.exceptions import CarrotError, SerializationError
+from carrot.exceptions import CarrotError, ConfigurationError, SerializationError
 from carrot.message import Message
 from carrot.messaging.options import Configurable
 
@@ -14,14 +14,33 @@ Callback = Callable[[Any, Message], object]
 ErrorCallback = Callable[[Message, SerializationError], object]
 
 
+_CO_COROUTINE = 0x80  # inspect has it too, for an import of 5 ms
+
+
+def _checked(callback: Callback) -> Callback:
+    code = getattr(callback, "__code__", None)
+    if not callable(callback) or (code is not None and code.co_flags & _CO_COROUTINE):
+        raise ConfigurationError(
+            f"a callback is a plain function of (message_data, message), and this is none: "
+            f"{callback!r}"
+        )
+    return callback
+
+
 class Receiver(Configurable):
     """Hands messages to its callbacks, or to the ``receive()`` of a subclass."""
 
     callbacks: Sequence[Callback] = ()
 
+    def _set_callbacks(self, callbacks: Sequence[Callback] | None) -> None:
+        given: Any = self.callbacks if callbacks is None else callbacks
+        if callable(given) or isinstance(given, str):
+            raise ConfigurationError(f"callbacks must be a list of functions, not {given!r}")
+        self.callbacks = [_checked(callback) for callback in given]
+
     def register_callback(self, callback: Callback) -> None:
         """Call ``callback(message_data, message)`` with each message."""
-        self.callbacks = [*self.callbacks, callback]
+        self.callbacks = [*self.callbacks, _checked(callback)]
 
     def receive(self, message_data: Any, message: Message) -> None:
         """Called with each message: hands it to the callbacks. Override it in a subclass.
@@ -59,6 +78,10 @@ class Loop(Receiver):
         """Whether there is a subscription."""
         raise NotImplementedError
 
+    def _subscribe_for(self, limit: int) -> None:
+        """Subscribe in order to process so many messages, if that makes a difference."""
+        raise NotImplementedError
+
     def _release(self) -> None:
         """End the subscription, unless the queue would go with it."""
         raise NotImplementedError
@@ -74,8 +97,12 @@ class Loop(Receiver):
         :raises DecodeError: a body that can't be decoded, without ``on_decode_error``.
         :raises ConnectionLost: the connection is gone.
         """
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
+            raise ConfigurationError(f"limit must be a whole number, or None: {limit!r}")
         was_open = self.channel_open
         try:
+            if limit is not None and limit > 0 and not was_open:
+                self._subscribe_for(limit)
             for _ in self.iterconsume(limit):
                 pass
         except BaseException:
@@ -83,5 +110,7 @@ class Loop(Receiver):
                 with suppress(CarrotError):
                     self._release()
             raise
+        finally:
+            self.backend.forget_stop()
         if not was_open:
             self._release()

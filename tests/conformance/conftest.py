@@ -21,7 +21,8 @@ from carrot.messaging import Consumer, Publisher
 # A backend's name, and the fixture that returns the URL of its broker.
 BACKENDS = {
     "memory": "memory_url",
-    "rabbitmq": "amqp_url",
+    "amqp": "amqp_url",
+    "pyamqplib": "pyamqplib_url",
 }
 
 
@@ -29,6 +30,12 @@ BACKENDS = {
 def memory_url(unique: Callable[..., str]) -> str:
     """A world of its own for each test."""
     return f"memory://{unique('world')}/"
+
+
+@pytest.fixture
+def pyamqplib_url(amqp_url: str) -> str:
+    """The same RabbitMQ, through the other driver."""
+    return amqp_url.replace("amqp://", "pyamqplib://", 1)
 
 
 @pytest.fixture(params=list(BACKENDS))

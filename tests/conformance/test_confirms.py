@@ -2,8 +2,8 @@
 
 import pytest
 
-from carrot.exceptions import Nacked, PublishError, Unroutable
-from carrot.messaging import Publisher
+from carrot.exceptions import ConnectionLost, Nacked, NotFound, PublishError, Unroutable
+from carrot.messaging import Consumer, Publisher
 
 
 def test_mandatory_message_without_a_queue_is_unroutable(feed):
@@ -76,3 +76,48 @@ def test_confirms_of_two_publishers_do_not_mix(feed, connection):
                 other.send(number, routing_key="nowhere", mandatory=True)
 
     assert feed.payloads() == list(range(20))
+
+
+def test_a_message_whose_channel_was_closed_meanwhile_is_never_taken_for_confirmed(
+    feed, connection, unique
+):
+    backend = connection.create_backend()
+    backend.confirm_select()
+    message = backend.prepare_message(b"lost", 1)
+    try:
+        number = backend.publish(message, unique("missing"), "")
+    except NotFound:
+        return  # this broker answers at once
+    # Somebody else takes the broker's objection, and opens the channel again.
+    with pytest.raises(NotFound):
+        connection.drain_events(timeout=10)
+    backend.queue_purge(feed.queue)
+
+    with pytest.raises(ConnectionLost, match="before the broker confirmed"):
+        backend.wait_for_confirms((number,), 10)
+    backend.close()
+
+
+def test_messages_stay_confirmed_on_the_channel_that_replaces_a_lost_one(feed, connection, unique):
+    feed.publisher.send("before")
+    connection.close()
+    connection.connect()
+
+    with pytest.raises(NotFound):
+        feed.publisher.send("lost", exchange=unique("missing"))
+    feed.publisher.send("after")
+
+    assert feed.payloads() == ["before", "after"]
+
+
+def test_return_is_of_the_message_with_those_headers(connection, unique):
+    exchange = unique()
+    consumer = Consumer(connection, unique(), exchange, {"n": 1}, exchange_type="headers")
+    publisher = Publisher(connection, exchange, exchange_type="headers", mandatory=True)
+
+    publisher.send("same", headers={"n": 1})
+    with pytest.raises(Unroutable) as caught:
+        publisher.send("same", headers={"n": 2})
+
+    assert [message.headers for message in caught.value.messages] == [{"n": 2}]
+    assert consumer.fetch(auto_ack=True).payload == "same"

@@ -1,13 +1,21 @@
 """wait(), iterconsume(), stop() and what happens around a callback."""
 
+import gc
 import re
 import signal
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
-from carrot.exceptions import ChannelError, ConfigurationError, ConsumerCancelled, NotFound
+from carrot.exceptions import (
+    ChannelError,
+    ConfigurationError,
+    ConnectionLost,
+    ConsumerCancelled,
+    NotFound,
+)
 from carrot.messaging import Consumer, Publisher
 from tests.waiting import eventually
 
@@ -437,3 +445,128 @@ def test_drain_events_times_out_with_a_socket_timeout(connection):
 
     with pytest.raises(socket.timeout, match=r"0.05 s"):
         connection.drain_events(timeout=0.05)
+
+
+def test_stop_in_the_last_step_does_not_end_the_next_wait(feed):
+    received = []
+
+    def callback(message_data, message):
+        received.append(message_data)
+        message.ack()
+        feed.consumer.stop()
+
+    feed.consumer.register_callback(callback)
+    feed.publisher.send_many([1, 2, 3])
+
+    feed.consumer.wait(limit=1)
+    feed.consumer.wait(limit=1)
+
+    assert received == [1, 2]
+
+
+def test_channel_lost_in_a_callback_ends_the_loop_with_an_error(make_feed, unique):
+    feed = make_feed(auto_ack=True)
+
+    def callback(message_data, message):
+        with suppress(NotFound):
+            feed.consumer.backend.queue_purge(unique("missing"))
+
+    feed.consumer.register_callback(callback)
+    feed.publisher.send_many([1, 2, 3])
+
+    with pytest.raises(ConnectionLost, match="consume again"):
+        feed.consumer.wait()
+
+
+def test_messages_of_a_connection_that_is_gone_are_not_processed(feed):
+    received = []
+
+    def callback(message_data, message):
+        received.append(message_data)
+        feed.connection.close()
+
+    feed.consumer.register_callback(callback)
+    feed.publisher.send_many(range(50))
+
+    with pytest.raises(ConnectionLost):
+        feed.consumer.wait()
+
+    assert received == [0]
+    feed.connection.connect()
+    assert [m.payload for m in feed.consumer.iterqueue()] == list(range(50))
+
+
+def test_wait_sends_no_more_ahead_than_its_limit(feed):
+    feed.consumer.register_callback(acking([]))
+    feed.publisher.send_many(range(50))
+
+    for _ in range(10):
+        feed.consumer.wait(limit=1)
+
+    # What was sent ahead and not wanted came back, and was marked so.
+    redelivered = [message.redelivered for message in feed.consumer.iterqueue()]
+    assert len(redelivered) == 40
+    assert sum(redelivered) <= 1
+
+
+@pytest.mark.parametrize("limit", [1.5, "3", True])
+def test_limit_that_is_no_whole_number_is_told(feed, limit):
+    feed.consumer.register_callback(print)
+
+    with pytest.raises(ConfigurationError, match="whole number"):
+        feed.consumer.wait(limit=limit)
+
+
+def test_closed_consumer_refuses_qos_and_flow(feed):
+    feed.consumer.close()
+
+    for use in (lambda: feed.consumer.qos(prefetch_count=5), lambda: feed.consumer.flow(True)):
+        with pytest.raises(ChannelError, match="closed"):
+            use()
+    assert not feed.consumer.backend.is_open
+
+
+async def coroutine(message_data, message):
+    """No callback."""
+
+
+@pytest.mark.parametrize("callback", [None, "name", coroutine])
+def test_what_is_no_callback_is_told(feed, callback):
+    with pytest.raises(ConfigurationError, match="plain function"):
+        feed.consumer.register_callback(callback)
+
+
+def test_declare_follows_a_connection_that_was_replaced(feed, connect):
+    other = connect()
+    feed.consumer.connection = other
+
+    feed.consumer.declare()
+
+    assert feed.consumer.backend.connection is other
+    feed.publisher.send("x")
+    assert feed.payloads() == ["x"]
+
+
+def test_forgotten_consumer_gives_back_what_it_holds(connection, unique):
+    queue = unique()
+    other = connection.create_backend()
+    consumer = Consumer(connection, queue, callbacks=[print])
+    consumer.consume()
+    Publisher(connection, routing_key=queue).send("x")
+    eventually(lambda: other.queue_declare(queue, True, False, False).message_count == 0)
+    del consumer
+    gc.collect()
+
+    # Its channel is closed when the connection opens the next one.
+    assert eventually(Consumer(connection, queue).fetch).redelivered
+
+
+def test_publishers_that_nobody_closes_do_not_use_up_the_channels(connection, unique):
+    queue = unique()
+    Consumer(connection, queue)
+
+    for number in range(2100):
+        Publisher(connection, routing_key=queue, confirm=False).send(number)
+
+    gc.collect()
+    assert Consumer(connection, queue).fetch(no_ack=True).payload == 0

@@ -179,6 +179,8 @@ def test_serializer_of_the_publisher(feed, connection):
         ("x", {"headers": {"k" * 256: "key is too long"}}),
         ("x", {"headers": {"big": 2**63}}),
         ("x", {"headers": "no dict"}),
+        ("x", {"headers": {"h": float("nan")}}),
+        ("x", {"headers": {"h": "x" * 200_000}}),
     ],
 )
 def test_what_cannot_be_encoded_is_an_encode_error_and_nothing_is_sent(feed, data, options):
@@ -346,6 +348,7 @@ def test_headers_of_every_kind_arrive(feed):
         "float": 1.5,
         "decimal": Decimal("-12.34"),
         "text": "grün",
+        "bytes": b"\xff\x00",
         "datetime": datetime(2020, 1, 1, 12, tzinfo=UTC),
         "list": [1, "two", None, {"three": [3]}],
         "table": {"deep": {"deeper": False}},

@@ -2,7 +2,15 @@
 
 import pytest
 
-from carrot.exceptions import ChannelError, ConfigurationError, EncodeError, NotFound, NotSupported
+from carrot.exceptions import (
+    ChannelError,
+    ConfigurationError,
+    EncodeError,
+    Nacked,
+    NotFound,
+    NotSupported,
+    Unroutable,
+)
 from carrot.messaging import Consumer, Publisher
 
 
@@ -78,6 +86,151 @@ def test_send_many_says_how_many_were_sent_before_one_that_cannot_be_encoded(fee
 
     assert "2 messages" in caught.value.__notes__[0]
     assert feed.payloads() == [1, 2]
+
+
+@pytest.mark.parametrize("confirm", [True, False])
+def test_batch_sends_all_in_order(feed, connection, confirm):
+    with Publisher(connection, feed.exchange, "key", confirm=confirm) as publisher:
+        publisher.confirm_window = 10
+
+        with publisher.batch() as batch:
+            for number in range(105):
+                batch.send(number)
+
+        assert batch.sent == 105
+        publisher.send("last", mandatory=True)
+    assert feed.payloads() == [*range(105), "last"]
+
+
+def test_empty_batch_sends_nothing(feed):
+    with feed.publisher.batch() as batch:
+        pass
+
+    assert batch.sent == 0
+    assert feed.publisher.send_many([]) == 0
+    assert feed.payloads() == []
+
+
+def test_everything_of_a_batch_is_confirmed_when_it_is_left(feed, connect):
+    with feed.publisher.batch() as batch:
+        for number in range(50):
+            batch.send(number)
+
+    with Consumer(connect(), feed.queue, feed.exchange, "key", auto_ack=True) as elsewhere:
+        assert [message.payload for message in elsewhere.iterqueue()] == list(range(50))
+
+
+def test_each_message_of_a_batch_has_its_own_options(feed, connection, unique):
+    other = Consumer(connection, unique(), feed.exchange, "other", auto_ack=True)
+
+    with feed.publisher.batch() as batch:
+        batch.send("a", headers={"n": 1}, priority=1)
+        batch.send("b", routing_key="other", message_id="m")
+        batch.send("c", exchange="", routing_key=feed.queue, serializer="pickle")
+
+    first, third = list(feed.consumer.iterqueue())
+    assert (first.payload, first.headers, first.properties["priority"]) == ("a", {"n": 1}, 1)
+    assert (third.body[:1], third.content_type) == (b"\x80", "application/x-python-serialize")
+    second = other.fetch()
+    assert (second.payload, second.properties["message_id"]) == ("b", "m")
+
+
+def test_batch_names_the_messages_that_reached_no_queue_and_sends_the_others(feed):
+    with pytest.raises(Unroutable) as caught, feed.publisher.batch() as batch:
+        for number in range(6):
+            batch.send(number, routing_key="nowhere" if number % 2 else "key", mandatory=True)
+
+    assert [message.payload for message in caught.value.messages] == [1, 3, 5]
+    assert feed.payloads() == [0, 2, 4]
+
+
+def test_batch_names_equal_messages_apart_when_only_some_reach_a_queue(feed):
+    with pytest.raises(Unroutable) as caught, feed.publisher.batch() as batch:
+        for key in ("key", "nowhere", "key", "nowhere"):
+            batch.send("same", routing_key=key, mandatory=True)
+
+    assert len(caught.value.messages) == 2
+    assert feed.payloads() == ["same", "same"]
+
+
+def test_batch_names_the_messages_that_the_broker_refused(make_feed):
+    feed = make_feed(queue_arguments={"x-max-length": 2, "x-overflow": "reject-publish"})
+
+    with pytest.raises(Nacked) as caught, feed.publisher.batch() as batch:
+        for number in range(5):
+            batch.send(number)
+
+    # Classic queues may take one more before the limit is felt.
+    refused = [message.payload for message in caught.value.messages]
+    assert refused == list(range(5))[-len(refused) :]
+    assert feed.payloads() == [number for number in range(5) if number not in refused]
+
+
+def test_error_in_the_block_of_a_batch_keeps_its_class_and_what_was_sent_arrives(feed):
+    with pytest.raises(KeyError, match="mine") as caught, feed.publisher.batch() as batch:
+        batch.send("sent")
+        batch.send("lost", routing_key="nowhere", mandatory=True)
+        raise KeyError("mine")
+
+    assert "2 messages" in caught.value.__notes__[0]
+    assert feed.payloads() == ["sent"]
+
+
+def test_message_of_a_batch_that_cannot_be_encoded_may_be_left_out(feed):
+    with feed.publisher.batch() as batch:
+        for data in (1, object(), 3):
+            try:
+                batch.send(data)
+            except EncodeError:
+                batch.send("instead")
+
+    assert batch.sent == 3
+    assert feed.payloads() == [1, "instead", 3]
+
+
+def test_batch_that_ends_in_an_encode_error_says_how_many_were_sent(feed):
+    with pytest.raises(EncodeError) as caught, feed.publisher.batch() as batch:
+        for data in (1, 2, object()):
+            batch.send(data)
+
+    assert "2 messages" in caught.value.__notes__[0]
+    assert feed.payloads() == [1, 2]
+
+
+def test_batch_to_a_missing_exchange_is_told(feed, unique):
+    with pytest.raises(NotFound, match="no exchange 'missing"), feed.publisher.batch() as batch:
+        batch.send("lost", exchange=unique("missing"))
+
+    feed.publisher.send("found")
+    assert feed.payloads() == ["found"]
+
+
+def test_publisher_may_send_within_its_own_batch(feed):
+    with feed.publisher.batch() as batch:
+        batch.send("first")
+        feed.publisher.send("second")
+        batch.send("third")
+
+    assert feed.payloads() == ["first", "second", "third"]
+
+
+def test_batch_of_a_closed_publisher_is_refused(feed):
+    feed.publisher.close()
+
+    with pytest.raises(ChannelError, match="closed"), feed.publisher.batch() as batch:
+        batch.send("no")
+
+    assert batch.sent == 0
+
+
+def test_large_messages_travel_in_a_batch(feed):
+    bodies = [bytes([number]) * 300_000 for number in range(10)]
+
+    with feed.publisher.batch() as batch:
+        for body in bodies:
+            batch.send(body)
+
+    assert feed.payloads() == bodies
 
 
 def test_class_attributes_and_keywords_configure_alike(feed, connection):

@@ -5,7 +5,7 @@ import warnings
 import pytest
 
 from carrot.backends.base import QueueAlreadyExistsWarning
-from carrot.exceptions import NotFound, PreconditionFailed, ResourceLocked
+from carrot.exceptions import ConfigurationError, NotFound, PreconditionFailed, ResourceLocked
 from carrot.messaging import Consumer, Publisher
 from tests.waiting import eventually
 
@@ -182,3 +182,13 @@ def test_arguments_that_make_no_sense_are_refused(connection, unique, arguments)
         Consumer(connection, unique(), queue_arguments=arguments)
 
     assert Consumer(connection, unique()).fetch() is None
+
+
+@pytest.mark.parametrize("name", ["feed\n", "fe\red"])
+def test_line_break_in_a_name_is_told(connection, name):
+    for declare in (
+        lambda: Consumer(connection, name),
+        lambda: Publisher(connection, name),
+    ):
+        with pytest.raises(ConfigurationError, match="line break"):
+            declare()

@@ -78,3 +78,28 @@ def test_threads_consume_from_several_queues_on_one_connection(make_feed):
     run(*(lambda feed=feed: feed.consumer.wait(limit=30) for feed in feeds))
 
     assert received == [list(range(30))] * 4
+
+
+def test_threads_fetch_from_one_subscribed_consumer_each_message_once(feed):
+    feed.publisher.send_many(range(200))
+    feed.consumer.register_callback(print)
+    feed.consumer.consume()
+    received = []
+
+    def fetch():
+        while (message := feed.consumer.fetch(auto_ack=True)) is not None:
+            received.append(message.payload)
+
+    run(fetch, fetch, fetch)
+
+    assert sorted(received) == list(range(200))
+
+
+def test_threads_wait_on_one_consumer_and_share_its_subscription(feed):
+    received = []
+    feed.consumer.register_callback(lambda data, message: (received.append(data), message.ack()))
+    feed.publisher.send_many(range(40))
+
+    run(*(lambda: list(feed.consumer.iterconsume(limit=20)) for _ in range(2)))
+
+    assert sorted(received) == list(range(40))

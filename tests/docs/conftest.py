@@ -13,10 +13,12 @@ import django.conf
 import pytest
 
 from carrot import BrokerConnection, backends
-from carrot.backends import memory, pyamqplib
+from carrot.backends import amqp, memory, pyamqplib
 from carrot.exceptions import CarrotError
 from carrot.settings import ConnectionSettings, parse_url
 from tests.docs.blocks import Example
+
+AMQP_DRIVERS = (amqp, pyamqplib)
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def clean_worlds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def in_memory(clean_worlds: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The names of the AMQP driver mean the memory one."""
+    """The names of the AMQP drivers mean the memory one."""
     for alias in ("amqp", "amqps", "amqplib", "pyamqplib"):
         monkeypatch.setitem(backends.BACKEND_ALIASES, alias, "carrot.backends.memory.Backend")
 
@@ -50,19 +52,12 @@ def on_rabbitmq(
     """Every AMQP connection goes to the tests' broker; what is declared there goes at the end."""
     place = parse_url(amqp_url)
     del place["backend"]
-    really_open = pyamqplib.Transport.open.__func__  # type: ignore[attr-defined]
-
-    opened = []
-
-    def open_there(cls: type, settings: ConnectionSettings) -> Any:
-        there = replace(settings, ssl=False, **{"virtual_host": "/", **place})
-        opened.append(really_open(cls, there))
-        return opened[-1]
-
-    monkeypatch.setattr(pyamqplib.Transport, "open", classmethod(open_there))
+    opened: list[Any] = []
     declared: set[tuple[str, str]] = set()
-    _remember(monkeypatch, declared, "queue")
-    _remember(monkeypatch, declared, "exchange")
+    for driver in AMQP_DRIVERS:
+        _redirect(monkeypatch, driver, place, opened)
+        for kind in ("queue", "exchange"):
+            _remember(monkeypatch, driver, kind, declared)
     yield
     # An example needn't close what it opens.
     for transport in opened:
@@ -73,15 +68,32 @@ def on_rabbitmq(
                 getattr(janitor.channel(), f"{kind}_delete")(name)
 
 
-def _remember(monkeypatch: pytest.MonkeyPatch, declared: set[tuple[str, str]], kind: str) -> None:
+def _redirect(
+    monkeypatch: pytest.MonkeyPatch, driver: Any, place: Mapping[str, Any], opened: list[Any]
+) -> None:
+    """Let a driver connect to that place, whatever it is told; what it opened is in *opened*."""
+    really_open = driver.Transport.open.__func__
+
+    def open_there(cls: type, settings: ConnectionSettings) -> Any:
+        settings = replace(settings, ssl=False, login_method="PLAIN")
+        opened.append(really_open(cls, replace(settings, **{"virtual_host": "/", **place})))
+        return opened[-1]
+
+    monkeypatch.setattr(driver.Transport, "open", classmethod(open_there))
+
+
+def _remember(
+    monkeypatch: pytest.MonkeyPatch, driver: Any, kind: str, declared: set[tuple[str, str]]
+) -> None:
+    """Note the names that a driver declares."""
     method = f"{kind}_declare"
-    declare = getattr(pyamqplib.Backend, method)
+    declare = getattr(driver.Backend, method)
 
     def remembered(backend: Any, *args: Any, **kwargs: Any) -> Any:
         declared.add((kind, kwargs[kind] if kind in kwargs else args[0]))
         return declare(backend, *args, **kwargs)
 
-    monkeypatch.setattr(pyamqplib.Backend, method, remembered)
+    monkeypatch.setattr(driver.Backend, method, remembered)
 
 
 @pytest.fixture(params=["in_memory", "on_rabbitmq"])

@@ -12,7 +12,8 @@ from carrot.backends.base import BaseBackend, Capabilities
 from carrot.exceptions import BackendNotFound, NotSupported
 from tests.unit import fake_driver
 
-MEMORY, AMQP = "carrot.backends.memory", "carrot.backends.pyamqplib"
+MEMORY, AMQP = "carrot.backends.memory", "carrot.backends.amqp"
+PYAMQPLIB = "carrot.backends.pyamqplib"
 
 
 @pytest.mark.parametrize(
@@ -20,8 +21,8 @@ MEMORY, AMQP = "carrot.backends.memory", "carrot.backends.pyamqplib"
     [
         ("amqp", AMQP),
         ("amqps", AMQP),
-        ("amqplib", AMQP),
-        ("pyamqplib", AMQP),
+        ("amqplib", PYAMQPLIB),
+        ("pyamqplib", PYAMQPLIB),
         ("AMQP", AMQP),
         ("memory", MEMORY),
         ("mem", MEMORY),
@@ -29,7 +30,8 @@ MEMORY, AMQP = "carrot.backends.memory", "carrot.backends.pyamqplib"
         ("queue", MEMORY),
         (None, AMQP),
         ("", AMQP),
-        ("carrot.backends.pyamqplib.Backend", AMQP),
+        ("carrot.backends.amqp.Backend", AMQP),
+        ("carrot.backends.pyamqplib.Backend", PYAMQPLIB),
         ("carrot.backends.memory.Backend", MEMORY),
         ("carrot.backends.queue.Backend", MEMORY),
     ],
@@ -79,13 +81,13 @@ def test_what_is_no_driver_is_refused(backend: object, says: str) -> None:
 
 
 def test_a_missing_library_is_told_with_the_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, AMQP, raising=False)
+    monkeypatch.delitem(sys.modules, PYAMQPLIB, raising=False)
     monkeypatch.setitem(sys.modules, "amqp", None)
 
     with pytest.raises(BackendNotFound) as caught:
-        get_backend_cls("amqp")
+        get_backend_cls("pyamqplib")
 
-    assert "backend 'amqp' needs the library 'amqp'" in str(caught.value)
+    assert "backend 'pyamqplib' needs the library 'amqp'" in str(caught.value)
     assert "pip install amqp" in str(caught.value)
     assert isinstance(caught.value.__cause__, ImportError)
 

@@ -12,7 +12,7 @@ A, B, C = (Message(body=body) for body in (b"a", b"b", b"c"))
 
 
 def publish(confirms: Confirms, *messages: Message) -> list[int]:
-    return [confirms.publish(message, "feed", "key") for message in messages]
+    return [confirms.publish(message, "feed", "key", mandatory=True) for message in messages]
 
 
 def test_numbers_count_from_one() -> None:
@@ -88,7 +88,7 @@ def test_a_returned_message_is_unroutable_when_it_is_acked() -> None:
     confirms = Confirms()
     publish(confirms, A)
 
-    confirms.returned(b"a", "feed", "key", "NO_ROUTE")
+    confirms.returned(Message(body=b"a"), "feed", "key", "NO_ROUTE")
     pending = confirms.all_settled([1])
     confirms.settle(1, multiple=False, taken=True)
 
@@ -102,7 +102,7 @@ def test_a_return_marks_the_first_message_that_looks_like_it() -> None:
     confirms = Confirms()
     numbers = publish(confirms, A, B, B)
 
-    confirms.returned(b"b", "feed", "key", "NO_ROUTE")
+    confirms.returned(Message(body=b"b"), "feed", "key", "NO_ROUTE")
     confirms.settle(3, multiple=True, taken=True)
 
     with pytest.raises(Unroutable) as caught:
@@ -115,8 +115,8 @@ def test_two_returns_of_the_same_look_are_two_messages() -> None:
     confirms = Confirms()
     numbers = publish(confirms, A, A)
 
-    confirms.returned(b"a", "feed", "key", "NO_ROUTE")
-    confirms.returned(b"a", "feed", "key", "NO_ROUTE")
+    confirms.returned(Message(body=b"a"), "feed", "key", "NO_ROUTE")
+    confirms.returned(Message(body=b"a"), "feed", "key", "NO_ROUTE")
     confirms.settle(2, multiple=True, taken=True)
 
     with pytest.raises(Unroutable) as caught:
@@ -134,7 +134,7 @@ def test_a_return_that_looks_like_no_message_is_nobodys(
     confirms = Confirms()
     publish(confirms, A)
 
-    confirms.returned(body, exchange, routing_key, "NO_ROUTE")
+    confirms.returned(Message(body=body), exchange, routing_key, "NO_ROUTE")
     confirms.settle(1, multiple=False, taken=True)
 
     confirms.raise_failures([1])
@@ -143,7 +143,7 @@ def test_a_return_that_looks_like_no_message_is_nobodys(
 def test_a_late_answer_for_a_forgotten_message_is_nobodys() -> None:
     confirms = Confirms()
     publish(confirms, A)
-    confirms.returned(b"a", "feed", "key", "NO_ROUTE")
+    confirms.returned(Message(body=b"a"), "feed", "key", "NO_ROUTE")
 
     confirms.forget([1])
     confirms.settle(1, multiple=False, taken=False)
@@ -175,3 +175,41 @@ def test_one_failure_stays_as_it_is() -> None:
     error = merged([Unroutable("no queue", [A])])
 
     assert (type(error), str(error), error.messages) == (Unroutable, "no queue", (A,))
+
+
+def test_a_return_is_never_of_a_message_that_was_not_mandatory() -> None:
+    confirms = Confirms()
+    confirms.publish(A, "feed", "key", mandatory=False)
+    (mandatory,) = publish(confirms, A)
+
+    confirms.returned(A, "feed", "key", "NO_ROUTE")
+    confirms.settle(2, multiple=True, taken=True)
+
+    confirms.raise_failures([1])
+    with pytest.raises(Unroutable):
+        confirms.raise_failures([mandatory])
+
+
+def test_a_return_is_of_the_message_with_the_same_headers() -> None:
+    confirms = Confirms()
+    one, other = (Message(body=b"a", properties={"headers": {"n": n}}) for n in (1, 2))
+    numbers = publish(confirms, one, other)
+
+    confirms.returned(other, "feed", "key", "NO_ROUTE")
+    confirms.settle(2, multiple=True, taken=True)
+
+    confirms.raise_failures(numbers[:1])
+    with pytest.raises(Unroutable):
+        confirms.raise_failures(numbers[1:])
+
+
+def test_numbers_of_the_next_channel_go_on_where_the_last_one_ended() -> None:
+    first = Confirms()
+    publish(first, A, B)
+
+    second = Confirms(first.next)
+    numbers = publish(second, C)
+    second.settle(1, multiple=False, taken=True)
+
+    assert numbers == [3]
+    assert second.all_settled(numbers)

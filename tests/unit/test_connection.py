@@ -43,6 +43,8 @@ def test_without_arguments_it_is_guest_at_localhost() -> None:
         "ssl": False,
         "connect_timeout": 5.0,
         "heartbeat": 0,
+        "operation_timeout": 30.0,
+        "login_method": "PLAIN",
         "insist": False,
         "backend_cls": "amqp",
         "transport_cls": "amqp",
@@ -72,6 +74,7 @@ def test_class_attributes_are_the_settings_of_a_subclass() -> None:
         port = "5673"
         virtual_host = "app"
         connect_timeout = None
+        operation_timeout = None
         backend_cls = "memory"
 
     connection, other = Ours(), Ours("other", port=1)
@@ -82,12 +85,16 @@ def test_class_attributes_are_the_settings_of_a_subclass() -> None:
         5673,
     )
     assert connection.settings.connect_timeout is None
+    assert connection.settings.operation_timeout is None
     assert connection.backend_cls == "memory"
     assert (other.hostname, other.userid, other.port) == ("other", "us", 1)
 
 
 def test_a_url_takes_the_place_of_the_hostname() -> None:
-    connection = BrokerConnection("amqp://u:p@host:5673/app?heartbeat=30&connect_timeout=2")
+    connection = BrokerConnection(
+        "amqp://u:p@host:5673/app?heartbeat=30&connect_timeout=2"
+        "&operation_timeout=3&login_method=AMQPLAIN"
+    )
 
     assert connection.settings.info() == {
         "hostname": "host",
@@ -98,6 +105,8 @@ def test_a_url_takes_the_place_of_the_hostname() -> None:
         "ssl": False,
         "connect_timeout": 2.0,
         "heartbeat": 30.0,
+        "operation_timeout": 3.0,
+        "login_method": "AMQPLAIN",
         "insist": False,
     }
     assert connection.password == "p"
@@ -345,7 +354,7 @@ def test_a_dummy_connection_is_one_to_a_memory_world_whatever_the_arguments() ->
 
 
 def test_ensure_connection_tries_until_it_works() -> None:
-    failures = [ConnectionFailed("first"), AccessRefused("second"), ConnectionLost("third")]
+    failures = [ConnectionFailed("first"), ConnectionFailed("second"), ConnectionLost("third")]
     connection = BrokerConnection(backend_cls=make_driver(failures))
     told: list[tuple[str, float]] = []
 
@@ -359,6 +368,15 @@ def test_ensure_connection_tries_until_it_works() -> None:
     assert returned is connection
     assert connection.is_open
     assert told == [("first", 0.001), ("second", 0.003), ("third", 0.004)]
+
+
+def test_ensure_connection_does_not_try_a_wrong_password_again() -> None:
+    connection = BrokerConnection(backend_cls=make_driver([AccessRefused("wrong")]))
+
+    with pytest.raises(AccessRefused, match="wrong"):
+        connection.ensure_connection(interval_start=0.001)
+
+    assert connection.ensure_connection(interval_start=0.001).is_open
 
 
 def test_ensure_connection_gives_up_with_the_last_error() -> None:

@@ -102,7 +102,7 @@ def test_the_backend_is_a_setting_too() -> None:
     connection, other = DjangoBrokerConnection(), DjangoBrokerConnection(transport="amqp")
 
     assert connection.get_backend_cls().__module__.startswith("carrot.backends.memory")
-    assert other.get_backend_cls().__module__ == "carrot.backends.pyamqplib"
+    assert other.get_backend_cls().__module__.startswith("carrot.backends.amqp")
 
 
 @pytest.mark.parametrize("settings", [{"CARROT_BACKEND": "memory"}, {"BROKER_URL": "memory://w/"}])

@@ -26,7 +26,7 @@ LAYERS = (
         "carrot.backends.turns",
     ),
     ("carrot.backends.base",),
-    ("carrot.backends.memory", "carrot.backends.pyamqplib"),
+    ("carrot.backends.amqp", "carrot.backends.memory", "carrot.backends.pyamqplib"),
     ("carrot.backends.queue",),
     ("carrot.backends",),
     ("carrot.connection",),
@@ -48,7 +48,12 @@ def module_name(path: Path) -> str:
 
 
 MODULES = {module_name(path): path for path in sorted((ROOT / "carrot").rglob("*.py"))}
-DRIVERS = ("carrot.backends.memory", "carrot.backends.pyamqplib", "carrot.backends.queue")
+DRIVERS = (
+    "carrot.backends.amqp",
+    "carrot.backends.memory",
+    "carrot.backends.pyamqplib",
+    "carrot.backends.queue",
+)
 
 
 def place(module: str) -> tuple[int, str]:
@@ -153,6 +158,8 @@ def test_the_table_of_backends_imports_no_driver() -> None:
         ("carrot.message", "from carrot import Publisher"),
         ("carrot.backends.memory.broker", "from carrot.backends import get_backend_cls"),
         ("carrot.backends.memory.broker", "from ..pyamqplib import Backend"),
+        ("carrot.backends.turns", "from carrot.backends.amqp.link import Link"),
+        ("carrot.backends.amqp.link", "from carrot.backends import get_backend_cls"),
         ("carrot.connection", "def f():\n    from carrot.messaging import Publisher"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ class Books:
 
     def __init__(self, error: Exception | None = None) -> None:
         self.generation = 1
+        self.changing = nullcontext()
         self.error = error
         self.settled: list[tuple[str, Any]] = []
 

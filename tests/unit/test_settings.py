@@ -35,6 +35,9 @@ HOST = {"backend": "amqp", "hostname": "host"}
         ("amqp://host//app", {**HOST, "virtual_host": "/app"}),
         ("amqp://host/%C3%BC", {**HOST, "virtual_host": "ü"}),
         ("amqp://host?heartbeat=30", {**HOST, "heartbeat": 30}),
+        ("amqp://host?operation_timeout=2.5", {**HOST, "operation_timeout": 2.5}),
+        ("amqp://host?login_method=EXTERNAL", {**HOST, "login_method": "EXTERNAL"}),
+        ("pyamqplib://host", {**HOST, "backend": "pyamqplib"}),
         ("amqp://host/?connect_timeout=2.5", {**HOST, "connect_timeout": 2.5}),
         ("amqp://host/?ssl=true&insist=0", {**HOST, "ssl": True, "insist": False}),
         ("amqps://host", {**HOST, "backend": "amqps", "ssl": True}),
@@ -96,6 +99,8 @@ def test_whatever_is_escaped_in_a_url_comes_back(
         ("amqp://host?heartbeat=inf", "heartbeat must be a number of seconds"),
         ("amqp://host?heartbeat=nan", "heartbeat must be a number of seconds"),
         ("amqp://host?connect_timeout=", "connect_timeout must be a number of seconds"),
+        ("amqp://host?operation_timeout=soon", "operation_timeout must be a number of seconds"),
+        ("amqp://host?login_method=plain", "use PLAIN, AMQPLAIN, EXTERNAL"),
         ("amqp://host?ssl=maybe", "ssl must be true or false: 'maybe'"),
         ("amqp://host?hartbeat=1", "unknown option 'hartbeat'"),
         ("amqp://host?heartbeat", "heartbeat must be a number of seconds"),
@@ -109,7 +114,9 @@ def test_a_bad_url_says_what_is_wrong(url: str, says: str) -> None:
 
 
 def test_an_unknown_option_is_told_the_known_ones() -> None:
-    with pytest.raises(ConfigurationError, match="use connect_timeout, heartbeat, insist, ssl"):
+    known = "connect_timeout, heartbeat, insist, login_method, operation_timeout, ssl"
+
+    with pytest.raises(ConfigurationError, match=f"use {known}"):
         parse_url("amqp://host?hartbeat=1")
 
 
@@ -174,6 +181,8 @@ def test_without_arguments_the_settings_are_guests_at_localhost() -> None:
         "ssl": False,
         "connect_timeout": 5.0,
         "heartbeat": 0,
+        "operation_timeout": 30.0,
+        "login_method": "PLAIN",
         "insist": False,
     }
 
@@ -188,9 +197,10 @@ def test_a_port_may_be_text_or_missing(port: Any, number: int | None) -> None:
     assert ConnectionSettings(port=port).port == number
 
 
+@pytest.mark.parametrize("name", ["connect_timeout", "operation_timeout"])
 @pytest.mark.parametrize("timeout", [0, "0", None])
-def test_a_connect_timeout_of_zero_or_none_waits_for_ever(timeout: Any) -> None:
-    assert ConnectionSettings(connect_timeout=timeout).connect_timeout is None
+def test_a_timeout_of_zero_or_none_waits_for_ever(name: str, timeout: Any) -> None:
+    assert getattr(ConnectionSettings(**{name: timeout}), name) is None
 
 
 @pytest.mark.parametrize("value", [True, {"ca_certs": "ca.pem"}, ssl.create_default_context()])

@@ -62,7 +62,6 @@ def test_a_required_name_is_not_empty() -> None:
         -(2**63),
         2**63 - 1,
         1.5,
-        float("inf"),
         "text",
         "",
         "x" * 100_000,
@@ -133,6 +132,9 @@ def test_a_table_is_a_deep_copy() -> None:
         ([("k", 1)], "headers must be a dict, not list"),
         (None, "headers must be a dict, not NoneType"),
         ({"k": datetime(1969, 12, 31, tzinfo=UTC)}, "headers['k']"),
+        ({"k": float("nan")}, "headers['k'] is nan"),
+        ({"k": float("-inf")}, "headers['k'] is -inf"),
+        ({"k": "x" * 130_000}, "120000 are allowed"),
     ],
     ids=lambda value: repr(value)[:40],
 )
@@ -141,3 +143,15 @@ def test_what_a_table_cannot_hold_is_named(values: Any, says: str) -> None:
         table("headers", values)
 
     assert says in str(caught.value)
+
+
+def test_a_table_that_contains_itself_is_told() -> None:
+    endless: dict[str, Any] = {}
+    endless["again"] = endless
+
+    with pytest.raises(EncodeError, match="contain themselves"):
+        table("headers", endless)
+
+
+def test_bytes_that_are_text_come_as_text() -> None:
+    assert table("headers", {"text": b"abc", "bytes": b"\xff"}) == {"text": "abc", "bytes": b"\xff"}

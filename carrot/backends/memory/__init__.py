@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from carrot.backends.memory.backend import Backend, Message, Transport, reset
+from carrot.backends.base import BaseMessage as Message
+from carrot.backends.memory.backend import Backend, Transport, reset
 
 __all__ = ["Backend", "Message", "Transport", "reset"]

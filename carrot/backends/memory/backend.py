@@ -7,6 +7,7 @@ connected to, kept as long as the process lives.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self
@@ -21,11 +22,10 @@ from carrot.backends.base import (
 from carrot.backends.memory.broker import Broker, Outcome
 from carrot.backends.memory.channel import Channel
 from carrot.backends.memory.connection import Connection
+from carrot.backends.memory.delivery import Delivery
 from carrot.backends.memory.message import QueuedMessage
 from carrot.exceptions import ChannelError
 from carrot.settings import ConnectionSettings, parse_url
-
-Message = BaseMessage
 
 _worlds: dict[tuple[str, int | None, str], Broker] = {}
 _worlds_lock = threading.Lock()
@@ -65,6 +65,8 @@ class Transport(BaseTransport):
     def __init__(self, connection: Connection) -> None:
         super().__init__()
         self._connection = connection
+        # One that is forgotten without close() gives back what it holds, as a socket would.
+        weakref.finalize(self, connection.close)
         self.lock = connection.broker.lock
 
     @classmethod
@@ -86,6 +88,9 @@ class Transport(BaseTransport):
 
     def close(self) -> None:
         self._connection.close()
+
+    def disown(self) -> None:
+        """A child has a copy of the whole world, which is its own."""
 
 
 class Backend(BaseBackend):
@@ -226,11 +231,10 @@ class Backend(BaseBackend):
         if confirms is None:
             return None
         with channel.connection.broker.lock:
-            number = confirms.publish(message, exchange, routing_key)
-            if mandatory and outcome is Outcome.UNROUTABLE:
-                confirms.returned(message.body, exchange, routing_key, "NO_ROUTE")
-            confirms.settle(number, multiple=False, taken=outcome is not Outcome.REJECTED)
-        return number
+            if outcome is Outcome.TAKEN or (outcome is Outcome.UNROUTABLE and not mandatory):
+                return confirms.taken()
+            reason = "NO_ROUTE" if outcome is Outcome.UNROUTABLE else None
+            return confirms.refused(message, exchange, routing_key, reason)
 
     def _confirm_select(self, channel: Channel) -> None:
         """The broker says at once what became of a message, so there is nothing to ask for."""
@@ -244,39 +248,24 @@ class Backend(BaseBackend):
         except ChannelError:
             self._refused(channel)
             raise
-        return None if delivery is None else self._received(*delivery, no_ack)
-
-    def _received(
-        self, delivery_tag: int, message: QueuedMessage, no_ack: bool, consumer_tag: str = ""
-    ) -> BaseMessage:
-        info: dict[str, Any] = {
-            "delivery_tag": delivery_tag,
-            "redelivered": message.redelivered,
-            "exchange": message.exchange,
-            "routing_key": message.routing_key,
-        }
-        if consumer_tag:
-            info["consumer_tag"] = consumer_tag
-        return self.Message(
-            self,
-            message.body,
-            delivery_tag,
-            delivery_info=info,
-            properties=message.delivered_properties(),
-            no_ack=no_ack,
-        )
+        return None if delivery is None else Delivery(self, *delivery, no_ack)
 
     def _subscribe(self, channel: Channel, queue: str, consumer_tag: str, no_ack: bool) -> None:
+        # The broker keeps these functions, and must not keep a forgotten backend with them.
+        reference = weakref.ref(self)
+
         def deliver(delivery_tag: int, message: QueuedMessage) -> None:
+            backend = reference()
             # The channel may have been given up by now, and its messages will go back.
-            if self._channel is channel:
-                self.deliver(
-                    consumer_tag, self._received(delivery_tag, message, no_ack, consumer_tag)
+            if backend is not None and backend._channel is channel:
+                backend.deliver(
+                    consumer_tag, Delivery(backend, delivery_tag, message, no_ack, consumer_tag)
                 )
 
         def on_cancel() -> None:
-            if self._channel is channel:
-                self.cancelled_by_broker(consumer_tag)
+            backend = reference()
+            if backend is not None and backend._channel is channel:
+                backend.cancelled_by_broker(consumer_tag)
 
         try:
             channel.consume(queue, consumer_tag, no_ack, deliver, on_cancel)
@@ -293,7 +282,9 @@ class Backend(BaseBackend):
     # -- settling
 
     def ack(self, delivery_tag: Any, multiple: bool = False) -> None:
-        channel = self.delivering_channel
+        channel = self._channel
+        if channel is None or not channel.connection.is_open:
+            channel = self.delivering_channel  # raises why there is none
         try:
             channel.ack(delivery_tag, multiple)
         except ChannelError:

@@ -19,7 +19,7 @@ from carrot.backends.memory.replies import (
     precondition_failed,
 )
 from carrot.exceptions import ChannelError
-from carrot.values import required_name, short_string, table
+from carrot.values import entity_name, required_name, short_string, table
 
 if TYPE_CHECKING:
     from carrot.backends.memory.connection import Connection
@@ -400,5 +400,8 @@ class Channel:
 def _checked(arguments: Arguments = None, **names: str) -> dict[str, Any]:
     """A copy of *arguments*, when they and the names are such that AMQP can carry them."""
     for what, name in names.items():
-        short_string(what.replace("_", " "), name)
+        if what == "routing_key":
+            short_string("routing key", name)
+        else:
+            entity_name(what, name)
     return table("arguments", arguments) if arguments else {}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from carrot.backends.memory.arguments import check_copies, expiration_seconds
 from carrot.backends.memory.replies import precondition_failed
+from carrot.message import Properties
 from carrot.values import table
 
 if TYPE_CHECKING:
@@ -42,7 +43,8 @@ class QueuedMessage:
         self, body: bytes, properties: Mapping[str, Any], exchange: str, routing_key: str
     ) -> None:
         self.body = body
-        self.properties = dict(properties)
+        # Not copied here: most are Properties, which many messages share and nobody changes.
+        self.properties = properties
         self.exchange = exchange
         self.routing_key = routing_key
 
@@ -54,7 +56,10 @@ class QueuedMessage:
         """
         properties = self.properties
         if _CHECKED_PROPERTIES.isdisjoint(properties):
+            if type(properties) is not Properties:
+                self.properties = dict(properties)
             return
+        properties = self.properties = dict(properties)
         if properties.get("user_id") not in (None, user):
             raise precondition_failed(
                 f"user_id property set to '{properties['user_id']}' but authenticated user was "

@@ -1,0 +1,323 @@
+"""Backend: a channel of the native driver behind the seam."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from pamqp import base, commands
+
+from carrot.backends.amqp import framing
+from carrot.backends.amqp.channel import Channel
+from carrot.backends.amqp.delivery import Delivery
+from carrot.backends.amqp.framing import Event
+from carrot.backends.amqp.tables import encode_properties, read_short_string
+from carrot.backends.amqp.transport import Transport
+from carrot.backends.base import (
+    BaseBackend,
+    BaseMessage,
+    BaseTransport,
+    Capabilities,
+    ConnectionLike,
+    QueueDeclared,
+)
+from carrot.backends.confirms import Confirms
+from carrot.exceptions import CarrotError, ChannelError, EncodeError
+from carrot.message import Properties
+from carrot.routing import check_exchange_type
+from carrot.values import entity_name, short_string, table
+
+
+class Backend(BaseBackend):
+    """A channel on RabbitMQ, for any number of threads."""
+
+    transport_cls = Transport
+    capabilities = Capabilities(thread_safe=True)
+
+    def __init__(self, connection: ConnectionLike) -> None:
+        super().__init__(connection)
+        self._publishing = threading.RLock()
+        self._is_batching = False
+
+    # -- the channel's life
+
+    def _open_channel(self, transport: BaseTransport) -> Channel:
+        channel: Channel = transport.channel()
+        channel.listen(self)
+        return channel
+
+    def _is_usable(self, channel: Channel | None) -> bool:
+        return channel is not None and channel.is_open
+
+    def _close_channel(self, channel: Channel) -> None:
+        with suppress(CarrotError):
+            channel.close()
+
+    def _call(self, method: type[base.Frame], **arguments: Any) -> Any:
+        """Ask the broker, when the arguments are such that AMQP can carry them."""
+        for name in ("queue", "exchange", "source", "destination"):
+            if name in arguments:
+                entity_name(name, arguments[name])
+        short_string("routing key", arguments.get("routing_key", ""))
+        if arguments.get("arguments"):
+            arguments["arguments"] = table("arguments", arguments["arguments"])
+        try:
+            return self.channel.call(method, **arguments)
+        except ChannelError:
+            self.take_failure()  # this is it, raised where it belongs
+            raise
+
+    # -- topology
+
+    def exchange_declare(
+        self,
+        exchange: str,
+        type: str,
+        durable: bool,
+        auto_delete: bool,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._call(
+            commands.Exchange.Declare,
+            exchange=exchange,
+            exchange_type=check_exchange_type(type),
+            durable=durable,
+            auto_delete=auto_delete,
+            arguments=arguments,
+        )
+
+    def exchange_delete(self, exchange: str, if_unused: bool = False) -> None:
+        self._call(commands.Exchange.Delete, exchange=exchange, if_unused=if_unused)
+
+    def exchange_bind(
+        self,
+        destination: str,
+        source: str,
+        routing_key: str = "",
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._call(
+            commands.Exchange.Bind,
+            destination=destination,
+            source=source,
+            routing_key=routing_key,
+            arguments=arguments,
+        )
+
+    def exchange_unbind(
+        self,
+        destination: str,
+        source: str,
+        routing_key: str = "",
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._call(
+            commands.Exchange.Unbind,
+            destination=destination,
+            source=source,
+            routing_key=routing_key,
+            arguments=arguments,
+        )
+
+    def queue_declare(
+        self,
+        queue: str,
+        durable: bool,
+        exclusive: bool,
+        auto_delete: bool,
+        warn_if_exists: bool = False,
+        arguments: Mapping[str, Any] | None = None,
+    ) -> QueueDeclared:
+        if warn_if_exists and queue:
+            self._warn_existing(queue)
+        answer = self._call(
+            commands.Queue.Declare,
+            queue=queue,
+            durable=durable,
+            exclusive=exclusive,
+            auto_delete=auto_delete,
+            arguments=arguments,
+        )
+        return QueueDeclared(answer.queue, answer.message_count, answer.consumer_count)
+
+    def queue_bind(
+        self,
+        queue: str,
+        exchange: str,
+        routing_key: str = "",
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._call(
+            commands.Queue.Bind,
+            queue=queue,
+            exchange=exchange,
+            routing_key=routing_key,
+            arguments=arguments,
+        )
+
+    def queue_unbind(
+        self,
+        queue: str,
+        exchange: str,
+        routing_key: str = "",
+        arguments: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._call(
+            commands.Queue.Unbind,
+            queue=queue,
+            exchange=exchange,
+            routing_key=routing_key,
+            arguments=arguments,
+        )
+
+    def queue_exists(self, queue: str) -> bool:
+        # The broker closes the channel that asks for what isn't there, so ask on another one.
+        probe = type(self)(self.connection)
+        try:
+            probe._call(commands.Queue.Declare, queue=queue, passive=True)
+        except ChannelError as exc:
+            # Exclusive to another connection, it exists all the same.
+            if exc.code not in (404, 405):
+                raise
+            return exc.code == 405
+        finally:
+            probe.close()
+        return True
+
+    def queue_purge(self, queue: str) -> int:
+        return int(self._call(commands.Queue.Purge, queue=queue).message_count)
+
+    def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False) -> int:
+        answer = self._call(
+            commands.Queue.Delete, queue=queue, if_unused=if_unused, if_empty=if_empty
+        )
+        return int(answer.message_count)
+
+    # -- publishing
+
+    def publish(
+        self, message: BaseMessage, exchange: str, routing_key: str, mandatory: bool = False
+    ) -> int | None:
+        properties = message.properties
+        # Messages that are sent alike share their properties: encoded once, 2 µs saved for each.
+        if type(properties) is not Properties:
+            wire = encode_properties(properties)
+        elif (wire := properties.wire or b"") == b"":
+            wire = properties.wire = encode_properties(properties)
+        # The broker counts messages in the order they are written, from the moment it confirms.
+        with self._publishing:
+            channel, confirms = self._channel_and_books()
+            if len(wire) > channel.properties_max:
+                raise EncodeError(
+                    f"the message's properties take {len(wire)} bytes, and must fit in one frame, "
+                    f"of {channel.properties_max} on this connection: put large things into the "
+                    "body"
+                )
+            number = None
+            if confirms is not None:
+                number = confirms.publish(message, exchange, routing_key, mandatory)
+            try:
+                channel.publish(
+                    exchange, routing_key, mandatory, wire, message.body, self._is_batching
+                )
+            except ChannelError:
+                self.take_failure()  # this is it, raised where it belongs
+                raise
+            return number
+
+    def _channel_and_books(self) -> tuple[Channel, Confirms | None]:
+        """The channel and the confirms that belong to it; a reader may take both away any time."""
+        while True:
+            channel = self._channel
+            if channel is None or not channel.is_open or self._failure is not None:
+                channel = self.channel  # opens one, or raises why there is none
+            confirms = self.confirms
+            # They come before the channel, and go after it.
+            if channel is self._channel:
+                return channel, confirms
+
+    def confirm_select(self) -> None:
+        with self._publishing:
+            super().confirm_select()
+
+    @contextmanager
+    def batching(self) -> Iterator[None]:
+        self._is_batching = True
+        try:
+            yield
+        finally:
+            self._is_batching = False
+            if self._channel is not None:
+                self._channel.flush()
+
+    def _confirm_select(self, channel: Channel) -> None:
+        channel.call(commands.Confirm.Select)
+
+    # -- what comes in; called by whichever thread is reading
+
+    def on_delivery(self, event: Event) -> None:
+        arguments = event.arguments
+        tag, delivery_tag, redelivered, origin = framing.delivery_of(arguments)
+        subscription = self._subscriptions.get(tag)
+        # None: the channel was closed here meanwhile, and the broker takes the message back.
+        if subscription is not None:
+            self.inbox.append(
+                (
+                    subscription,
+                    Delivery(self, delivery_tag, event.body, event.properties,
+                            arguments, origin, redelivered, tag, subscription.no_ack),
+                )
+            )  # fmt: skip
+
+    def on_return(self, event: Event) -> None:
+        # Reply code and text, exchange and routing key (AMQP 0-9-1, section 1.8.3.10).
+        text, at = read_short_string(event.arguments, 2)
+        exchange, routing_key = framing.origin_of(event.arguments, at)
+        if self.confirms is not None:
+            back = Delivery(self, 0, event.body, event.properties, b"", 0, False, None, True)
+            self.confirms.returned(back, exchange, routing_key, text)
+
+    def on_confirm(self, number: int, multiple: bool, taken: bool) -> None:
+        if self.confirms is not None:
+            self.confirms.settle(number, multiple, taken)
+
+    def on_cancel(self, consumer_tag: str) -> None:
+        self.cancelled_by_broker(consumer_tag)
+
+    def on_close(self, error: ChannelError) -> None:
+        self.fail(error)
+
+    # -- receiving
+
+    def get(self, queue: str, no_ack: bool = False) -> BaseMessage | None:
+        answer = self._call(commands.Basic.Get, queue=queue, no_ack=no_ack)
+        if not isinstance(answer, Event):
+            return None
+        delivery_tag, redelivered = framing.settled_of(answer.arguments)
+        return Delivery(self, delivery_tag, answer.body, answer.properties,
+                       answer.arguments, 9, redelivered, None, no_ack)  # fmt: skip
+
+    def _subscribe(self, channel: Channel, queue: str, consumer_tag: str, no_ack: bool) -> None:
+        self._call(commands.Basic.Consume, queue=queue, consumer_tag=consumer_tag, no_ack=no_ack)
+
+    def _unsubscribe(self, channel: Channel, consumer_tag: str) -> None:
+        self._call(commands.Basic.Cancel, consumer_tag=consumer_tag)
+
+    def _qos(self, channel: Channel, prefetch_count: int, apply_global: bool) -> None:
+        self._call(commands.Basic.Qos, prefetch_count=prefetch_count, global_=apply_global)
+
+    # -- settling
+
+    def ack(self, delivery_tag: int, multiple: bool = False) -> None:
+        channel = self._channel
+        if channel is None or not channel.is_open:
+            channel = self.delivering_channel  # raises why there is none
+        channel.ack(delivery_tag, multiple)
+
+    def reject(self, delivery_tag: int) -> None:
+        self.delivering_channel.reject(delivery_tag, requeue=False)
+
+    def requeue(self, delivery_tag: int) -> None:
+        self.delivering_channel.reject(delivery_tag, requeue=True)

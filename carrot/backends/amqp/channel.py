@@ -1,0 +1,214 @@
+"""Channel: one channel of a connection; asks and waits for answers, publishes and settles."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from contextlib import suppress
+from typing import Any, Protocol
+
+from pamqp import base, commands
+
+from carrot.backends.amqp import framing
+from carrot.backends.amqp.framing import Event
+from carrot.backends.amqp.methods import decode_method, encode_method
+from carrot.exceptions import CarrotError, ChannelError, ConnectionLost, OperationTimeout
+
+
+class Line(Protocol):
+    """What a channel needs of its connection."""
+
+    frame_max: int
+    operation_timeout: float | None
+
+    @property
+    def is_open(self) -> bool: ...
+    def write(self, data: bytes, channel: Channel | None = None) -> None: ...
+    def write_soon(self, data: bytes, channel: Channel) -> None: ...
+    def write_with_others(self, data: bytes, channel: Channel) -> None: ...
+    def flush(self) -> None: ...
+    def wait_for(self, ready: Any, timeout: float | None = None) -> None: ...
+    def forget(self, number: int) -> None: ...
+
+
+class Listener(Protocol):
+    """Who is told what comes in on a channel; called by whichever thread is reading."""
+
+    def on_delivery(self, event: Event) -> None: ...
+    def on_return(self, event: Event) -> None: ...
+    def on_confirm(self, number: int, multiple: bool, taken: bool) -> None: ...
+    def on_cancel(self, consumer_tag: str) -> None: ...
+    def on_close(self, error: ChannelError) -> None: ...
+
+
+class Channel:
+    """An open channel.
+
+    :ivar number: its number on the connection.
+    :ivar properties_max: bytes that a message's flags and properties may take here.
+    """
+
+    def __init__(self, line: Line, number: int) -> None:
+        self.number = number
+        self.properties_max = line.frame_max - framing.CONTENT_HEADER
+        self._listener: weakref.ref[Listener] | None = None
+        self.is_open = True
+        self._line = line
+        self._encoder = framing.PublishEncoder(number, line.frame_max)
+        self._asking = threading.Lock()
+        self._answer: base.Frame | Event | None = None
+        self._refusal: ChannelError | None = None
+
+    def listen(self, listener: Listener) -> None:
+        """Tell *listener* what comes in; it is not kept alive for it."""
+        self._listener = weakref.ref(listener)
+
+    @property
+    def listener(self) -> Listener | None:
+        """Who is told what comes in, if anybody."""
+        return None if self._listener is None else self._listener()
+
+    # -- asking
+
+    def call(self, method: type[base.Frame], **arguments: Any) -> Any:
+        """Send a method and wait for its answer: pamqp's frame, or the event of a get-ok.
+
+        :raises ChannelError: the broker refused, and closed the channel.
+        :raises ConnectionLost: the connection is gone.
+        :raises OperationTimeout: no answer in time; the channel is given up.
+        """
+        with self._asking:
+            # Ready for the answer before anybody can read it.
+            self._answer = None
+            self._line.write(encode_method(method, self.number, **arguments), self)
+            try:
+                self._line.wait_for(self._is_answered, self._line.operation_timeout)
+            except OperationTimeout as exc:
+                # The answer may still come, and must not be taken for that to another question.
+                self._give_up(says_goodbye=method is not commands.Channel.Close)
+                raise OperationTimeout(
+                    f"the broker didn't answer {method.name} within "
+                    f"{self._line.operation_timeout} seconds"
+                ) from exc
+            except CarrotError:
+                raise
+            except BaseException:
+                # An interrupt: the same holds.
+                self._give_up(says_goodbye=method is not commands.Channel.Close)
+                raise
+            return self._take_answer()
+
+    def check_open(self) -> None:
+        """Asked under the lock that guards what is written.
+
+        :raises ChannelError: the broker closed the channel.
+        :raises ConnectionLost: it was closed here, or given up.
+        """
+        if not self.is_open:
+            if self._refusal is not None:
+                raise ChannelError.from_reply(self._refusal.code, self._refusal.text)
+            raise ConnectionLost("the channel was closed here meanwhile")
+
+    def _take_answer(self) -> base.Frame | Event:
+        if self._answer is None:
+            raise self._refusal or ConnectionLost("the channel was closed here")
+        return self._answer
+
+    def _is_answered(self) -> bool:
+        return self._answer is not None or not self.is_open
+
+    def send(self, method: type[base.Frame], **arguments: Any) -> None:
+        """Send a method that has no answer."""
+        self._line.write(encode_method(method, self.number, **arguments), self)
+
+    # -- what comes in
+
+    def handle(self, event: Event) -> None:
+        """Take one event that is not a delivery."""
+        method = event.method
+        if not self.is_open:
+            # Given up: only the broker's own goodbye counts.
+            if method in (commands.Channel.CloseOk.index, commands.Channel.Close.index):
+                self._line.forget(self.number)
+            return
+        listener = self.listener
+        if method == framing.ACK or method == framing.NACK:
+            number, multiple = framing.settled_of(event.arguments)
+            if listener is not None:
+                listener.on_confirm(number, multiple, method == framing.ACK)
+        elif method == framing.GET_OK:
+            self._answer = event
+        elif method == framing.RETURN:
+            if listener is not None:
+                listener.on_return(event)
+        else:
+            self._handle_other(decode_method(method, event.arguments))
+
+    def _handle_other(self, command: base.Frame) -> None:
+        if isinstance(command, commands.Channel.Close):
+            error = ChannelError.from_reply(command.reply_code or 0, command.reply_text)
+            self._refusal = error
+            # First: after the CloseOk nobody may write to this number any more.
+            self.is_open = False
+            self._line.write(encode_method(commands.Channel.CloseOk, self.number))
+            self._line.forget(self.number)
+            # Whoever is waiting for an answer raises it; else the channel's next user does.
+            if (listener := self.listener) is not None:
+                listener.on_close(error)
+        elif isinstance(command, commands.Basic.Cancel):
+            if (listener := self.listener) is not None:
+                listener.on_cancel(command.consumer_tag or "")
+        elif isinstance(command, commands.Channel.Flow):
+            self.send(commands.Channel.FlowOk, active=command.active)
+        else:
+            self._answer = command
+
+    # -- publishing and settling
+
+    def publish(
+        self,
+        exchange: str,
+        routing_key: str,
+        mandatory: bool,
+        properties: bytes,
+        body: bytes,
+        keep: bool,
+    ) -> None:
+        """Send a message; *keep* it back until there are more to be sent with it."""
+        frames = self._encoder.encode(exchange, routing_key, mandatory, properties, body)
+        if keep:
+            self._line.write_with_others(frames, self)
+        else:
+            self._line.write(frames, self)
+
+    def flush(self) -> None:
+        """Send what was kept back."""
+        self._line.flush()
+
+    def ack(self, delivery_tag: int, multiple: bool) -> None:
+        self._line.write_soon(framing.ack_frame(self.number, delivery_tag, multiple), self)
+
+    def reject(self, delivery_tag: int, requeue: bool) -> None:
+        self._line.write_soon(framing.reject_frame(self.number, delivery_tag, requeue), self)
+
+    # -- the end
+
+    def close(self) -> None:
+        """Close the channel; what was delivered and not settled goes back."""
+        if self.is_open:
+            self._listener = None
+            self.call(commands.Channel.Close, reply_code=200)
+            self.is_open = False
+            self._line.forget(self.number)
+
+    def _give_up(self, says_goodbye: bool) -> None:
+        """Nobody waits for this channel's answers any more.
+
+        Its number stays taken until the broker has closed it too: what still comes for it must
+        not reach another channel.
+        """
+        self.is_open = False
+        self._listener = None
+        if says_goodbye:
+            with suppress(CarrotError):
+                self._line.write(encode_method(commands.Channel.Close, self.number, reply_code=200))

@@ -1,0 +1,49 @@
+"""What the native driver delivers: a message that decodes what it says of itself when asked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from carrot.backends.amqp.framing import origin_of
+from carrot.backends.amqp.tables import decode_content, decode_properties
+from carrot.message import Delivery as BaseDelivery
+
+
+class Delivery(BaseDelivery):
+    """A received message.
+
+    :param wire: its flags and property list, as they came.
+    :param arguments: of the method that delivered it; exchange and routing key begin at *origin*.
+    :param consumer_tag: whose it is; None when it was fetched.
+    """
+
+    def __init__(
+        self,
+        backend: Any,
+        delivery_tag: int,
+        body: bytes,
+        wire: bytes,
+        arguments: bytes,
+        origin: int,
+        redelivered: bool,
+        consumer_tag: str | None,
+        no_ack: bool,
+    ) -> None:
+        self.backend = backend
+        self.generation = backend.generation
+        self.delivery_tag = delivery_tag
+        self.body = body
+        self._wire = wire
+        self._came = (arguments, origin, redelivered, consumer_tag)
+        if no_ack:
+            self._settled_by_broker()
+
+    def _load_properties(self) -> dict[str, Any]:
+        return decode_properties(self._wire)
+
+    def _load_origin(self) -> tuple[str, str, bool, str | None]:
+        arguments, origin, redelivered, consumer_tag = self._came
+        return (*origin_of(arguments, origin), redelivered, consumer_tag)
+
+    def _content(self) -> tuple[str | None, str | None]:
+        return decode_content(self._wire)

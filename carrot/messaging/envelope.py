@@ -1,0 +1,121 @@
+"""Envelope: all about a message but its data, from the keywords of send(), each checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any, NamedTuple, TypedDict
+
+from carrot.exceptions import ConfigurationError
+from carrot.message import Properties
+from carrot.values import short_string, table
+
+RoutingKey = str | Mapping[str, Any]
+
+
+class MoreSendOptions(TypedDict, total=False):
+    """The keywords of :meth:`Publisher.send`, without the delivery mode."""
+
+    routing_key: RoutingKey | None
+    mandatory: bool | None
+    immediate: bool
+    priority: int | None
+    content_type: str | None
+    content_encoding: str | None
+    serializer: str | None
+    exchange: str | None
+    headers: Mapping[str, Any] | None
+    expiration: float | None
+    message_id: str | None
+    correlation_id: str | None
+    reply_to: str | None
+    timestamp: float | datetime | None
+    type: str | None
+    app_id: str | None
+
+
+class SendOptions(MoreSendOptions, total=False):
+    """The keywords of :meth:`Publisher.send`."""
+
+    delivery_mode: int | str | None
+
+
+class Envelope(NamedTuple):
+    """All about a message but its data.
+
+    :param properties: those that don't depend on the data.
+    :param complete: all of them, by content type: messages sent alike share them, and the
+        driver's encoding of them.
+    """
+
+    exchange: str
+    routing_key: str
+    mandatory: bool
+    content_type: str | None
+    content_encoding: str | None
+    serializer: str | None
+    properties: dict[str, Any]
+    complete: dict[str, Properties]
+
+
+def checked_properties(
+    *,
+    priority: int | None,
+    headers: Mapping[str, Any] | None,
+    expiration: float | None,
+    message_id: str | None,
+    correlation_id: str | None,
+    reply_to: str | None,
+    timestamp: float | datetime | None,
+    type: str | None,
+    app_id: str | None,
+) -> dict[str, Any]:
+    """The properties as the wire has them; those that are None are left out.
+
+    :raises ConfigurationError: a value that AMQP can't carry.
+    :raises EncodeError: a header that AMQP can't carry.
+    """
+    given = {
+        "priority": None if priority is None else _octet("priority", priority),
+        "headers": None if headers is None else table("headers", headers),
+        "expiration": None if expiration is None else _milliseconds(expiration),
+        "timestamp": None if timestamp is None else _whole_seconds(timestamp),
+    }
+    texts = {
+        "message_id": message_id,
+        "correlation_id": correlation_id,
+        "reply_to": reply_to,
+        "type": type,
+        "app_id": app_id,
+    }
+    for name, text in texts.items():
+        given[name] = None if text is None else short_string(name, text)
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _octet(what: str, value: object) -> int:
+    if not isinstance(value, int) or not 0 <= value <= 255:
+        raise ConfigurationError(f"{what} must be a whole number from 0 to 255: {value!r}")
+    return value
+
+
+def _milliseconds(seconds: object) -> str:
+    """AMQP's expiration: text, in milliseconds."""
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not seconds >= 0:
+        raise ConfigurationError(f"expiration must be a number of seconds, 0 or more: {seconds!r}")
+    milliseconds = round(min(seconds, 2**32) * 1000)
+    if milliseconds >= 2**32:
+        raise ConfigurationError(
+            f"expiration can't be more than 4294967 seconds, some 49 days: {seconds!r}"
+        )
+    return str(milliseconds)
+
+
+def _whole_seconds(timestamp: object) -> int:
+    if isinstance(timestamp, datetime):
+        timestamp = timestamp.timestamp()
+    if not isinstance(timestamp, (int, float)) or not 0 <= timestamp < 2**63:
+        raise ConfigurationError(
+            f"timestamp must be a datetime, or seconds since 1970: {timestamp!r}"
+        )
+    return int(timestamp)

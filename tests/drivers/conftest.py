@@ -1,0 +1,63 @@
+"""A RabbitMQ that speaks TLS, and lets clients in by their certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import trustme
+
+from tests.brokers import RabbitMQ
+from tests.brokers.rabbitmq import free_port
+from tests.conftest import unavailable
+
+
+class TlsBroker(NamedTuple):
+    """Where it is, and the files that its clients need.
+
+    :param certificate: the chain of the user guest's own certificate, as EXTERNAL asks for.
+    """
+
+    tls_port: int
+    ca: str
+    certificate: str
+    key: str
+
+
+@pytest.fixture(scope="session")
+def tls_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsBroker]:
+    """A private node with a TLS listener for ``localhost``."""
+    if reason := RabbitMQ.missing():
+        unavailable(reason)
+    folder: Path = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    for name, issued in (
+        ("broker", authority.issue_cert("localhost")),
+        ("guest", authority.issue_cert("guest@localhost", common_name="guest")),
+    ):
+        issued.cert_chain_pems[0].write_to_path(folder / f"{name}.pem")
+        issued.private_key_pem.write_to_path(folder / f"{name}.key")
+    port = free_port()
+    broker = RabbitMQ(
+        config=[
+            f"listeners.ssl.1 = 127.0.0.1:{port}",
+            f"ssl_options.cacertfile = {folder / 'ca.pem'}",
+            f"ssl_options.certfile = {folder / 'broker.pem'}",
+            f"ssl_options.keyfile = {folder / 'broker.key'}",
+            "ssl_options.verify = verify_peer",
+            "ssl_options.fail_if_no_peer_cert = false",
+            "auth_mechanisms.1 = PLAIN",
+            "auth_mechanisms.2 = AMQPLAIN",
+            "auth_mechanisms.3 = EXTERNAL",
+            "ssl_cert_login_from = common_name",
+        ],
+        name="tls",
+    )
+    (broker.folder / "plugins").write_text("[rabbitmq_auth_mechanism_ssl].\n")
+    with broker:
+        yield TlsBroker(
+            port, *(str(folder / name) for name in ("ca.pem", "guest.pem", "guest.key"))
+        )
