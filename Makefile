@@ -3,7 +3,7 @@
 # The interpreter that .venv is made with: 3.11 or later.
 PYTHON ?= python3
 VENV   ?= .venv
-# More arguments for pytest: make test ARGS="-k topic --no-cov"
+# More arguments: make test ARGS="-k topic --no-cov", make bench ARGS="--quick"
 ARGS   ?=
 
 BIN     := $(VENV)/bin
@@ -18,7 +18,7 @@ LINKED   := $(VENV)/.carrot-
 INSTALL  := $(BIN)/python -m pip install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check docs clean broker
+.PHONY: help demo test check bench docs clean broker
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -35,6 +35,9 @@ check: $(LINKED)check ## format, lint, types, and which module imports which
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/unit/test_layers.py
 
+bench: $(LINKED)bench broker ## carrot and its peers, measured side by side on a private RabbitMQ
+	@$(BIN)/python -m benchmarks $(ARGS)
+
 docs: $(LINKED)docs ## the documentation as HTML in docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 	@echo "docs/_build/index.html is ready"
@@ -44,7 +47,7 @@ broker:
 
 clean: ## remove what the others made
 	rm -rf $(VENV) build dist docs/_build carrot.egg-info .coverage htmlcov .hypothesis
-	rm -rf .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .mypy_cache .pytest_cache .ruff_cache benchmarks/.node benchmarks/results
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(MADE):
