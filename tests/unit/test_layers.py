@@ -25,6 +25,8 @@ LAYERS = (
         "carrot.backends.transport",
         "carrot.backends.turns",
     ),
+    ("carrot.backends.lifecycle",),
+    ("carrot.backends.consuming",),
     ("carrot.backends.base",),
     ("carrot.backends.amqp", "carrot.backends.memory", "carrot.backends.pyamqplib"),
     ("carrot.backends.queue",),

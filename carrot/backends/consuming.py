@@ -1,0 +1,256 @@
+"""Consuming: the part of the seam that receives: subscriptions, the inbox, and the loop."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+from carrot.backends.lifecycle import DeliveryCallback, Entry, Lifecycle, Subscription
+from carrot.backends.loop import ConsumeIterator
+from carrot.exceptions import ConnectionLost, ConsumerCancelled
+from carrot.message import Message as BaseMessage
+from carrot.values import short_string
+
+
+def _removed(box: deque[Entry], entry: Entry) -> bool:
+    """Take *entry* out of *box*; False: another thread was faster."""
+    try:
+        box.remove(entry)
+    except ValueError:
+        return False
+    return True
+
+
+class Consuming(Lifecycle):
+    """Deliveries wait in ``inbox`` until :meth:`dispatch` or :meth:`step` runs their callback."""
+
+    @abstractmethod
+    def get(self, queue: str, no_ack: bool = False) -> BaseMessage | None:
+        """Take the next message from *queue*, or None when it is empty.
+
+        :param no_ack: the broker forgets the message as it delivers it.
+        :raises NotFound: no such queue; the channel reopens by itself.
+        :raises ConnectionLost: the connection dropped; safe to retry.
+        """
+
+    def declare_consumer(
+        self,
+        queue: str,
+        no_ack: bool,
+        callback: DeliveryCallback,
+        consumer_tag: str,
+        nowait: bool = False,
+    ) -> None:
+        """Subscribe to *queue*: what it delivers is handed to *callback* by :meth:`dispatch`.
+
+        :param nowait: accepted for old programs; the broker's answer is always awaited, so that
+            a missing queue is told here.
+        :raises NotFound: no such queue.
+        """
+        short_string("consumer tag", consumer_tag)
+        with self.changing:
+            channel = self.channel
+            if consumer_tag in self._subscriptions:
+                return
+            # First: deliveries may overtake the broker's answer.
+            self._subscriptions[consumer_tag] = Subscription(consumer_tag, queue, no_ack, callback)
+            self._consumers_are_lost = False
+            try:
+                self._subscribe(channel, queue, consumer_tag, no_ack)
+            except BaseException:
+                self._subscriptions.pop(consumer_tag, None)
+                self._consumers_are_lost = False
+                raise
+
+    def is_consuming(self, consumer_tag: str) -> bool:
+        """Whether that consumer is subscribed on this channel, as it is now."""
+        return self.is_open and consumer_tag in self._subscriptions
+
+    def cancel(self, consumer_tag: str) -> None:
+        """End a subscription; what it received and nobody has seen goes back to the queue.
+
+        A tag that isn't subscribed is no error. Messages delivered with no_ack can't go back:
+        they are kept for :meth:`take`.
+        """
+        with self.changing:
+            subscription = self._subscriptions.get(consumer_tag)
+            if subscription is None:
+                return
+            if self.is_open and not self._paused:
+                self._unsubscribe(self._channel, consumer_tag)
+            self._subscriptions.pop(consumer_tag, None)
+            self._return_inbox(subscription)
+        if self._transport is not None:
+            self._transport.interrupt()  # consume() ends with the last subscription
+
+    def _return_inbox(self, subscription: Subscription) -> None:
+        """Give back what a subscription that has ended received and nobody has seen."""
+        for entry in tuple(self.inbox):
+            if entry[0] is subscription and _removed(self.inbox, entry):
+                if subscription.no_ack:
+                    self._left_over.append(entry)
+                else:
+                    entry[1].requeue()
+
+    @abstractmethod
+    def _subscribe(self, channel: Any, queue: str, consumer_tag: str, no_ack: bool) -> None:
+        """Start a consumer on the broker; its deliveries go to :meth:`deliver`."""
+
+    @abstractmethod
+    def _unsubscribe(self, channel: Any, consumer_tag: str) -> None:
+        """End a consumer on the broker; deliveries may still arrive until it has answered."""
+
+    def deliver(self, consumer_tag: str, message: BaseMessage) -> None:
+        """The driver's reader says: the broker delivered *message* to that consumer."""
+        subscription = self._subscriptions.get(consumer_tag)
+        if subscription is not None:
+            self.inbox.append((subscription, message))
+        # Else the channel was closed meanwhile, and the broker takes the message back.
+
+    def cancelled_by_broker(self, consumer_tag: str) -> None:
+        """The driver's reader says: the broker ended that consumer. Its user is told why."""
+        subscription = self._subscriptions.pop(consumer_tag, None)
+        if subscription is not None:
+            self._failure = ConsumerCancelled(
+                f"the broker cancelled the consumer of queue {subscription.queue!r}: the queue "
+                "was deleted, or its node is gone; declare() and consume again"
+            )
+
+    def take(self, consumer_tag: str) -> BaseMessage | None:
+        """The next message that was delivered to that consumer and not dispatched, if any."""
+        for box in (self._left_over, self.inbox):
+            for entry in tuple(box):
+                if entry[0].consumer_tag == consumer_tag and _removed(box, entry):
+                    return entry[1]
+        return None
+
+    def dispatch(self) -> None:
+        if self._failure is not None:
+            self._raise_failure()
+        try:
+            subscription, message = self.inbox.popleft()
+        except IndexError:
+            return  # another thread was faster
+        subscription.callback(message)
+
+    @property
+    def is_ready(self) -> bool:
+        return bool(self.inbox) or self._failure is not None
+
+    def consume(self, limit: int | None = None) -> Iterator[bool]:
+        """Dispatch deliveries, one at each step, waiting for them when there are none.
+
+        :param limit: stop after this many; None goes on until :meth:`stop` or :meth:`close`, or
+            until there is no subscription left.
+        """
+        return ConsumeIterator(self, limit)
+
+    def step(self) -> bool:
+        """Wait for a delivery, and run its callback.
+
+        :returns: False after :meth:`stop` or :meth:`close`, and when no subscription is left.
+        :raises ConnectionLost: the connection is gone.
+        :raises Exception: what the callback raises.
+        """
+        while True:
+            transport = self._transport
+            if (
+                self.inbox
+                and not self._interrupted
+                and self._failure is None
+                and transport is not None
+                and transport.is_open
+            ):
+                try:
+                    subscription, message = self.inbox.popleft()
+                except IndexError:
+                    continue  # another thread was faster
+                subscription.callback(message)
+                return True
+            if not self._wait_for_delivery():
+                return False
+            self._raise_failure()
+
+    def _wait_for_delivery(self) -> bool:
+        if self._transport is None or not self._transport.is_open:
+            self._drop_what_will_be_redelivered()
+
+        def ready() -> bool:
+            return self._interrupted or not self._subscriptions or self.is_ready
+
+        if self._transport is not None and not ready():
+            self._transport.wait_for(ready)
+        if self._interrupted:
+            self._interrupted = False
+            return False
+        if self._consumers_are_lost and self._failure is None:
+            self._consumers_are_lost = False
+            raise ConnectionLost(
+                "the channel that consumed was closed by the broker, or its connection replaced; "
+                "consume again: unsettled messages will be redelivered"
+            )
+        return self.is_ready
+
+    def _drop_what_will_be_redelivered(self) -> None:
+        """The connection is gone: what could not be acked any more is not worth processing."""
+        for entry in tuple(self.inbox):
+            if not entry[0].no_ack:
+                _removed(self.inbox, entry)
+
+    def forget_stop(self) -> None:
+        """The iteration that :meth:`stop` was to end has ended otherwise."""
+        self._interrupted = False
+
+    def stop(self) -> None:
+        """End the running (or else the next) iteration of :meth:`consume` after its step.
+
+        From any thread, a callback or a signal handler.
+        """
+        self._interrupted = True
+        if self._transport is not None:
+            self._transport.interrupt()
+
+    def flow(self, active: bool) -> None:
+        """Pause (False) or restart (True) this channel's deliveries.
+
+        RabbitMQ has no ``channel.flow`` for clients, so pausing ends the subscriptions at the
+        broker and restarting begins them again; what waits in the inbox goes back meanwhile.
+        """
+        channel = self.channel
+        if active == (not self._paused):
+            return
+        if active:
+            self.inbox.extend(self._left_over)
+            self._left_over.clear()
+        for consumer_tag, subscription in tuple(self._subscriptions.items()):
+            if active:
+                self._subscribe(channel, subscription.queue, consumer_tag, subscription.no_ack)
+            else:
+                self._unsubscribe(channel, consumer_tag)
+                self._return_inbox(subscription)
+        self._paused = not active
+
+    def qos(self, prefetch_size: int, prefetch_count: int, apply_global: bool = False) -> None:
+        """Limit how many messages may be delivered and not yet settled.
+
+        :param prefetch_size: octets; 0 is no limit, and RabbitMQ knows no other.
+        :param prefetch_count: messages; 0 is no limit.
+        :param apply_global: False limits each consumer subscribed from now on, True all
+            consumers of the channel together
+            (https://www.rabbitmq.com/docs/consumer-prefetch).
+        """
+        if prefetch_size:
+            self.require("prefetch_size", f"prefetch_size={prefetch_size!r}; use prefetch_count")
+        channel = self.channel
+        self._qos(channel, prefetch_count, apply_global)
+        if apply_global:
+            self._channel_limit = prefetch_count
+        elif self._channel_limit:
+            # RabbitMQ lifts the channel's limit when one for consumers is set.
+            self._qos(channel, self._channel_limit, True)
+
+    @abstractmethod
+    def _qos(self, channel: Any, prefetch_count: int, apply_global: bool) -> None:
+        """Set the limit on *channel*."""

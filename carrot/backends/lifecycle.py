@@ -1,0 +1,254 @@
+"""Lifecycle: a backend's channel is opened at its first use, lost, replaced and closed."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
+
+from carrot.backends.confirms import Confirms
+from carrot.backends.topology import Topology
+from carrot.backends.transport import BaseTransport
+from carrot.exceptions import (
+    CarrotError,
+    ChannelError,
+    ConnectionFailed,
+    ConnectionLost,
+    NotSupported,
+)
+from carrot.message import Message as BaseMessage
+
+DeliveryCallback = Callable[[BaseMessage], object]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a driver can do; asked for anything else it raises NotSupported.
+
+    :param thread_safe: several threads may use one connection at once.
+    """
+
+    confirms: bool = True
+    mandatory: bool = True
+    immediate: bool = False
+    requeue: bool = True
+    prefetch_count: bool = True
+    prefetch_size: bool = False
+    priorities: bool = True
+    expiration: bool = True
+    dead_letters: bool = True
+    max_length: bool = True
+    headers_exchange: bool = True
+    exchange_bindings: bool = True
+    alternate_exchange: bool = True
+    thread_safe: bool = False
+
+
+class ConnectionLike(Protocol):
+    """What a backend needs of its BrokerConnection: the live transport, opened if need be."""
+
+    @property
+    def connection(self) -> BaseTransport: ...
+
+
+class Subscription(NamedTuple):
+    """A consumer on a channel."""
+
+    consumer_tag: str
+    queue: str
+    no_ack: bool
+    callback: DeliveryCallback
+
+
+Entry = tuple[Subscription, BaseMessage]
+
+
+class Lifecycle(Topology):
+    """One channel, opened at its first use and again after it was closed.
+
+    Not the owner of its connection: it asks it for the live transport, and knows when that is a
+    new one. Deliveries wait in ``inbox`` until :meth:`dispatch` runs their callback, so callbacks
+    may use the channel freely.
+
+    :ivar generation: counts the channels this backend has had; a delivery remembers its own.
+    """
+
+    transport_cls: ClassVar[type[BaseTransport]]
+    capabilities: ClassVar[Capabilities]
+    Message: ClassVar[type[BaseMessage]] = BaseMessage
+
+    connection_errors: ClassVar[tuple[type[Exception], ...]] = (ConnectionFailed, ConnectionLost)
+    channel_errors: ClassVar[tuple[type[Exception], ...]] = (ChannelError,)
+
+    def __init__(self, connection: ConnectionLike) -> None:
+        self.connection = connection
+        self.generation = 0
+        self.inbox: deque[Entry] = deque()
+        # Delivered with no_ack to subscriptions that have ended: they can't go back.
+        self._left_over: deque[Entry] = deque()
+        self.confirms: Confirms | None = None
+        self._next_number = 1
+        self._is_confirming = False
+        self._subscriptions: dict[str, Subscription] = {}
+        self._consumers_are_lost = False
+        self._paused = False
+        self._channel_limit = 0
+        self._interrupted = False
+        self._failure: CarrotError | None = None
+        self._transport: BaseTransport | None = None
+        self._channel: Any = None
+        self._finalizer: weakref.finalize[..., Any] | None = None
+        #: Held while the channel, its mode or its consumers change, and while one settles.
+        self.changing = threading.RLock()
+
+    def __repr__(self) -> str:
+        state = "open" if self.is_open else "closed"
+        return f"<{type(self).__module__}.{type(self).__name__} {state}>"
+
+    @classmethod
+    def require(cls, feature: str, why: str) -> None:
+        """Refuse what the driver can't do.
+
+        :param feature: a field of :class:`Capabilities`.
+        :raises NotSupported: names the driver and *why* it was asked.
+        """
+        if not getattr(cls.capabilities, feature):
+            path = cls.__module__.split(".")
+            driver = path[2] if path[:2] == ["carrot", "backends"] else path[-1]
+            raise NotSupported(f"the {driver} driver has no {feature}: {why}")
+
+    # -- the channel's life
+
+    @property
+    def default_port(self) -> int | None:
+        return self.transport_cls.default_port
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a channel now; the next use opens one."""
+        return self._channel is not None and self._transport is not None and self._transport.is_open
+
+    @property
+    def channel(self) -> Any:
+        """The driver's own channel, open.
+
+        :raises ChannelError: once, when the broker closed the channel since the last use.
+        :raises ConnectionFailed: there is no connection, and none can be made.
+        """
+        self._raise_failure()
+        transport = self.connection.connection
+        channel = self._channel
+        if transport is not self._transport or not self._is_usable(channel):
+            with self.changing:
+                channel = self._channel
+                if transport is not self._transport or not self._is_usable(channel):
+                    channel = self._replace_channel(transport)
+        return channel
+
+    def _replace_channel(self, transport: BaseTransport) -> Any:
+        self._forget_channel()
+        self._transport = transport
+        for forgotten in transport.take_abandoned():
+            self._close_channel(forgotten)
+        channel = self._open_channel(transport)
+        if self._is_confirming:
+            self._confirm_select(channel)
+            self.confirms = Confirms(self._next_number)
+        transport.attach(self)
+        self._finalizer = weakref.finalize(self, transport.abandon, channel)
+        # Last: another thread may use it from now on.
+        self._channel = channel
+        return channel
+
+    @property
+    def delivering_channel(self) -> Any:
+        """The channel there is; settling a message never opens another.
+
+        :raises ConnectionLost: there is none, so the broker redelivers what it had delivered.
+        """
+        if not self.is_open:
+            raise ConnectionLost(
+                "the channel that delivered this message is gone; the broker will redeliver it"
+            )
+        return self._channel
+
+    def _forget_channel(self) -> None:
+        """Nothing that belonged to the last channel counts any more."""
+        self._channel = None
+        if self._finalizer is not None:
+            self._finalizer.detach()
+        self.generation += 1
+        self.inbox.clear()
+        self._left_over.clear()
+        if self.confirms is not None:
+            self._next_number = self.confirms.next
+            self.confirms = None
+        self._consumers_are_lost = bool(self._subscriptions)
+        self._subscriptions.clear()
+        self._paused = False
+        self._channel_limit = 0
+
+    def fail(self, error: CarrotError) -> None:
+        """The driver's reader says: the broker closed this channel. Its next user is told why."""
+        self._forget_channel()
+        self._failure = error
+
+    def take_failure(self) -> CarrotError | None:
+        """Why the broker closed the channel or a consumer, for the one who raises it."""
+        failure, self._failure = self._failure, None
+        return failure
+
+    def _raise_failure(self) -> None:
+        if (failure := self.take_failure()) is not None:
+            raise failure
+
+    def close(self) -> None:
+        """Close the channel; what was delivered and not settled goes back. Again is harmless."""
+        channel, transport = self._channel, self._transport
+        self._forget_channel()
+        self._consumers_are_lost = False
+        if transport is not None:
+            transport.detach(self)
+            if channel is not None and transport.is_open:
+                self._close_channel(channel)
+            transport.interrupt()
+        # At the end: closing may have met what the broker objects to.
+        self._failure = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def _open_channel(self, transport: BaseTransport) -> Any:
+        """A new channel on *transport*, which becomes :attr:`channel`."""
+
+    def _is_usable(self, channel: Any) -> bool:
+        """Whether there is a channel, and the driver has not given it up."""
+        return channel is not None
+
+    @abstractmethod
+    def _close_channel(self, channel: Any) -> None:
+        """Close *channel*; a connection that is lost meanwhile is no error."""
+
+    @abstractmethod
+    def _confirm_select(self, channel: Any) -> None:
+        """Put *channel* into confirm mode."""
+
+    @property
+    @abstractmethod
+    def is_ready(self) -> bool:
+        """Whether :meth:`dispatch` has something to do."""
+
+    @abstractmethod
+    def dispatch(self) -> None:
+        """Run the callback of the next delivery in the inbox.
+
+        :raises Exception: what the callback raises; the message stays as the callback left it.
+        """
