@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -38,6 +39,7 @@ cpu, wall = time.process_time(), time.perf_counter()
 print([time.process_time() - cpu, time.perf_counter() - wall])
 """
 TIMEOUT = 30.0  # seconds
+_NO_BYTECODE = "PYTHONDONTWRITEBYTECODE"
 
 
 def run(job: Job) -> Result:
@@ -55,6 +57,8 @@ def _import(statement: str) -> list[float]:
         text=True,
         timeout=TIMEOUT,
         check=False,
+        # A checkout is compiled like what pip has installed, whatever the shell says.
+        env={name: value for name, value in os.environ.items() if name != _NO_BYTECODE},
     )
     if done.returncode:
         raise ImportError(done.stderr.strip().rpartition("\n")[2])

@@ -202,13 +202,22 @@ class Backend(BaseBackend):
     ) -> int | None:
         properties = message.properties
         # Messages that are sent alike share their properties: encoded once, 2 µs saved for each.
-        if type(properties) is not Properties:
+        wire = properties.wire if type(properties) is Properties else None
+        if wire is None:
             wire = encode_properties(properties)
-        elif (wire := properties.wire or b"") == b"":
-            wire = properties.wire = encode_properties(properties)
+            if isinstance(properties, Properties):
+                properties.wire = wire
         # The broker counts messages in the order they are written, from the moment it confirms.
         with self._publishing:
-            channel, confirms = self._channel_and_books()
+            channel, confirms = self._channel, self.confirms
+            # Looked at again, because a reader may take both away: see _channel_and_books.
+            if (
+                channel is None
+                or not channel.is_open
+                or self._failure is not None
+                or channel is not self._channel
+            ):
+                channel, confirms = self._channel_and_books()
             if len(wire) > channel.properties_max:
                 raise EncodeError(
                     f"the message's properties take {len(wire)} bytes, and must fit in one frame, "

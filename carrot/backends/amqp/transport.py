@@ -241,9 +241,8 @@ class Transport(BaseTransport):
         :raises ConnectionLost: the connection is gone.
         """
         with self._writing:
-            self._raise_lost()
-            if channel is not None and not channel.is_open:
-                channel.check_open()
+            if self._lost is not None or (channel is not None and not channel.is_open):
+                self._refuse(channel)
             if self._soon:
                 self._soon.append(data)
                 data = b"".join(self._soon)
@@ -290,10 +289,11 @@ class Transport(BaseTransport):
             self._flush_is_due = True
             timer.call_in(ACK_DELAY, _weakly(self._flush_late))
 
-    def _refuse(self, channel: Channel) -> None:
+    def _refuse(self, channel: Channel | None) -> None:
         """Say why nothing can be written."""
         self._raise_lost()
-        channel.check_open()
+        if channel is not None:
+            channel.check_open()
 
     def flush(self) -> None:
         """Send what was to be sent soon."""
@@ -301,8 +301,11 @@ class Transport(BaseTransport):
             self.write(b"")
 
     def _flush_late(self) -> None:
-        self._flush_is_due = False
         self._write_if_room(b"")
+        self._flush_is_due = bool(self._soon) and self._lost is None
+        if self._flush_is_due:
+            # Somebody else was writing, or there was no room.
+            timer.call_in(ACK_DELAY, _weakly(self._flush_late))
 
     def _beat(self) -> None:
         """Called by the timer: send a heartbeat, if nothing else was sent lately."""
