@@ -104,6 +104,21 @@ def table(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return copy
 
 
+def method_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of a method's arguments, by AMQP's names for them, with the table in it copied too.
+
+    :raises ConfigurationError: a name or a routing key that AMQP can't carry.
+    :raises EncodeError: the same of what ``arguments`` holds.
+    """
+    for name in ("queue", "exchange", "source", "destination"):
+        if name in given:
+            entity_name(name, given[name])
+    short_string("routing key", given.get("routing_key", ""))
+    if given.get("arguments"):
+        return {**given, "arguments": table("arguments", given["arguments"])}
+    return dict(given)
+
+
 def _size(value: Any) -> int:
     """How many bytes a value takes in a table, nearly: never less."""
     if isinstance(value, dict):

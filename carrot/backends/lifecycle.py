@@ -219,6 +219,23 @@ class Lifecycle(Topology):
         # At the end: closing may have met what the broker objects to.
         self._failure = None
 
+    def _is_there(self, declare_passively: Callable[[Self], object]) -> bool:
+        """Whether the broker knows what is declared passively, on a channel opened for that.
+
+        The broker closes the channel that asks for what isn't there.
+        """
+        probe = type(self)(self.connection)
+        try:
+            declare_passively(probe)
+        except ChannelError as exc:
+            if exc.code not in (404, 405):
+                raise
+            # Exclusive to another connection (405), it exists all the same.
+            return exc.code == 405
+        finally:
+            probe.close()
+        return True
+
     def __enter__(self) -> Self:
         return self
 

@@ -27,7 +27,7 @@ from carrot.backends.confirms import Confirms
 from carrot.exceptions import CarrotError, ChannelError, EncodeError
 from carrot.message import Properties
 from carrot.routing import check_exchange_type
-from carrot.values import entity_name, short_string, table
+from carrot.values import method_arguments
 
 
 class Backend(BaseBackend):
@@ -57,14 +57,9 @@ class Backend(BaseBackend):
 
     def _call(self, method: type[base.Frame], **arguments: Any) -> Any:
         """Ask the broker, when the arguments are such that AMQP can carry them."""
-        for name in ("queue", "exchange", "source", "destination"):
-            if name in arguments:
-                entity_name(name, arguments[name])
-        short_string("routing key", arguments.get("routing_key", ""))
-        if arguments.get("arguments"):
-            arguments["arguments"] = table("arguments", arguments["arguments"])
+        checked = method_arguments(arguments)
         try:
-            return self.channel.call(method, **arguments)
+            return self.channel.call(method, **checked)
         except ChannelError:
             self.take_failure()  # this is it, raised where it belongs
             raise
@@ -173,18 +168,9 @@ class Backend(BaseBackend):
         )
 
     def queue_exists(self, queue: str) -> bool:
-        # The broker closes the channel that asks for what isn't there, so ask on another one.
-        probe = type(self)(self.connection)
-        try:
-            probe._call(commands.Queue.Declare, queue=queue, passive=True)
-        except ChannelError as exc:
-            # Exclusive to another connection, it exists all the same.
-            if exc.code not in (404, 405):
-                raise
-            return exc.code == 405
-        finally:
-            probe.close()
-        return True
+        return self._is_there(
+            lambda probe: probe._call(commands.Queue.Declare, queue=queue, passive=True)
+        )
 
     def queue_purge(self, queue: str) -> int:
         return int(self._call(commands.Queue.Purge, queue=queue).message_count)

@@ -19,9 +19,9 @@ from carrot.backends.base import (
 )
 from carrot.backends.pyamqplib.message import Message
 from carrot.backends.pyamqplib.transport import Transport
-from carrot.exceptions import CarrotError, ChannelError
+from carrot.exceptions import CarrotError
 from carrot.routing import check_exchange_type
-from carrot.values import entity_name, short_string, table
+from carrot.values import entity_name, method_arguments
 
 
 def _weakly(method: Callable[..., object]) -> Callable[..., None]:
@@ -64,15 +64,10 @@ class Backend(BaseBackend):
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a method of the channel, when its arguments are such that AMQP can carry them."""
-        for name in ("queue", "exchange", "source", "destination"):
-            if name in kwargs:
-                entity_name(name, kwargs[name])
-        short_string("routing key", kwargs.get("routing_key", ""))
-        if kwargs.get("arguments"):
-            kwargs["arguments"] = table("arguments", kwargs["arguments"])
+        checked = method_arguments(kwargs)
         call = getattr(self.channel, method)
         with self._guarded():
-            return call(*args, **kwargs)
+            return call(*args, **checked)
 
     # -- topology
 
@@ -148,18 +143,7 @@ class Backend(BaseBackend):
                    routing_key=routing_key, arguments=arguments)  # fmt: skip
 
     def queue_exists(self, queue: str) -> bool:
-        # The broker closes the channel that asks for what isn't there, so ask on another one.
-        probe = type(self)(self.connection)
-        try:
-            probe._call("queue_declare", queue=queue, passive=True)
-        except ChannelError as exc:
-            if exc.code not in (404, 405):
-                raise
-            # Exclusive to another connection (405), it exists all the same.
-            return exc.code == 405
-        finally:
-            probe.close()
-        return True
+        return self._is_there(lambda probe: probe._call("queue_declare", queue=queue, passive=True))
 
     def queue_purge(self, queue: str) -> int:
         return int(self._call("queue_purge", queue=queue))
