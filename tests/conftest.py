@@ -12,6 +12,7 @@ import pytest
 
 from tests.brokers import RabbitMQ
 from tests.brokers.rabbitmq import version_at
+from tests.brokers.tls import TlsBroker, running_tls_broker
 
 GIVEN_URL = os.environ.get("CARROT_TEST_AMQP_URL")
 IN_CI = os.environ.get("CI", "").lower() in ("true", "1", "yes")
@@ -81,6 +82,15 @@ def amqp_url(request: pytest.FixtureRequest) -> str:
     if request.getfixturevalue("_given_broker") is None:
         unavailable("the broker that CARROT_TEST_AMQP_URL names does not answer")
     return GIVEN_URL
+
+
+@pytest.fixture(scope="session")
+def tls_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsBroker]:
+    """A private node with a TLS listener for ``localhost``."""
+    if reason := RabbitMQ.missing():
+        unavailable(reason)
+    with running_tls_broker(tmp_path_factory.mktemp("tls")) as broker:
+        yield broker
 
 
 _numbers = count(1)

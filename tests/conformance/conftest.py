@@ -17,11 +17,13 @@ from carrot.backends.base import BaseBackend
 from carrot.connection import BrokerConnection
 from carrot.exceptions import ResourceLocked
 from carrot.messaging import Consumer, Publisher
+from tests.brokers.tls import TlsBroker
 
 # A backend's name, and the fixture that returns the URL of its broker.
 BACKENDS = {
     "memory": "memory_url",
     "amqp": "amqp_url",
+    "amqps": "amqps_url",
     "pyamqplib": "pyamqplib_url",
 }
 
@@ -30,6 +32,13 @@ BACKENDS = {
 def memory_url(unique: Callable[..., str]) -> str:
     """A world of its own for each test."""
     return f"memory://{unique('world')}/"
+
+
+@pytest.fixture
+def amqps_url(tls_broker: TlsBroker, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A RabbitMQ over TLS, whose certificate authority the system trusts."""
+    monkeypatch.setenv("SSL_CERT_FILE", tls_broker.ca)
+    return f"amqps://guest:guest@localhost:{tls_broker.tls_port}//"
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+import simplejson
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -426,3 +427,57 @@ def test_a_content_type_is_registered_without_regard_to_case(own: SerializerRegi
 
     assert own.decode(b"a", "application/x-mine", None) == "A"
     assert own.decode(b"a", "Application/X-Mine", None, accept=["mine"]) == "A"
+
+
+# -- JSON, sooner ------------------------------------------------------------------------
+
+_json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.decimals(allow_nan=False, allow_infinity=False),
+    lambda values: st.lists(values) | st.dictionaries(
+        st.text() | st.integers() | st.booleans() | st.none(), values
+    ),
+    max_leaves=20,
+)  # fmt: skip
+
+
+@given(_json_values)
+def test_json_is_what_simplejson_makes(data):
+    body = serialization.registry.encode(data, "json")[2]
+    assert body.decode() == simplejson.JSONEncoder(encoding=None).encode(data)
+
+
+def test_json_of_a_circle_says_so_and_the_next_is_encoded():
+    circle: list[object] = []
+    circle.append({"itself": circle})
+    with pytest.raises(EncodeError, match="Circular"):
+        serialization.registry.encode(circle)
+    assert serialization.registry.encode({"itself": 1})[2] == b'{"itself": 1}'
+
+
+def test_json_without_the_c_encoder_is_the_same(monkeypatch):
+    quickly = serialization._json_encode()
+    monkeypatch.setattr(simplejson.encoder, "c_make_encoder", None)
+    slowly = serialization._json_encode()
+    data = {"a": [1, None, 2.5, "\u00e9"]}
+    assert slowly == serialization._json_encoder.encode
+    assert quickly != slowly
+    assert slowly(data) == quickly(data)
+
+
+def test_json_does_not_keep_every_key_it_has_met(monkeypatch):
+    made: list[dict[str, str]] = []
+    make = simplejson.encoder.c_make_encoder
+
+    def remember(*args):
+        made.extend(arg for arg in args if isinstance(arg, dict))
+        return make(*args)
+
+    monkeypatch.setattr(simplejson.encoder, "c_make_encoder", remember)
+    encode = serialization._json_encode()
+    for number in range(2000):
+        encode({f"key {number}": 1})
+    assert 0 < len(made[0]) <= 513
+    encode({"k" * 100_000: 1})
+    assert sum(map(len, made[0])) < 100_000

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
 import trustme
 
-from tests.brokers import RabbitMQ
-from tests.brokers.rabbitmq import free_port
-from tests.conftest import unavailable
+from tests.brokers.rabbitmq import RabbitMQ, free_port
 
 
 class TlsBroker(NamedTuple):
@@ -26,12 +24,9 @@ class TlsBroker(NamedTuple):
     key: str
 
 
-@pytest.fixture(scope="session")
-def tls_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsBroker]:
-    """A private node with a TLS listener for ``localhost``."""
-    if reason := RabbitMQ.missing():
-        unavailable(reason)
-    folder: Path = tmp_path_factory.mktemp("tls")
+@contextmanager
+def running_tls_broker(folder: Path) -> Iterator[TlsBroker]:
+    """A private node with a TLS listener for ``localhost``; its files are made in *folder*."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
     for name, issued in (
