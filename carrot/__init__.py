@@ -12,11 +12,20 @@ if TYPE_CHECKING:
         DjangoBrokerConnection,
     )
     from carrot.exceptions import CarrotError
-    from carrot.messaging import Consumer, ConsumerSet, Message, Messaging, Publisher
+    from carrot.messaging import (
+        Consumer,
+        ConsumerSet,
+        Message,
+        Messaging,
+        Publisher,
+        stop_on_signals,
+    )
+    from carrot.retry import Backoff, Retry
 
 # The public names, and where they are; each is imported when it is first asked for (PEP 562).
 _HOMES = {
     "AMQPConnection": "carrot.connection",
+    "Backoff": "carrot.retry",
     "BrokerConnection": "carrot.connection",
     "CarrotError": "carrot.exceptions",
     "Consumer": "carrot.messaging",
@@ -26,10 +35,13 @@ _HOMES = {
     "Message": "carrot.messaging",
     "Messaging": "carrot.messaging",
     "Publisher": "carrot.messaging",
+    "Retry": "carrot.retry",
+    "stop_on_signals": "carrot.messaging",
 }
 
 __all__ = [
     "AMQPConnection",
+    "Backoff",
     "BrokerConnection",
     "CarrotError",
     "Consumer",
@@ -39,7 +51,9 @@ __all__ = [
     "Message",
     "Messaging",
     "Publisher",
+    "Retry",
     "__version__",
+    "stop_on_signals",
 ]
 
 

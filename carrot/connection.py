@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from typing import Any, ClassVar, Self
 
 from carrot.backends import get_backend_cls
 from carrot.backends.base import BaseBackend, BaseTransport
-from carrot.exceptions import AccessRefused, ConfigurationError, ConnectionLost
+from carrot.exceptions import (
+    AccessRefused,
+    ConfigurationError,
+    ConnectionFailed,
+    ConnectionLost,
+    OperationTimeout,
+)
 from carrot.retry import Backoff
 from carrot.settings import (
     ConnectionSettings,
@@ -21,6 +27,7 @@ from carrot.settings import (
     is_url,
     parse_url,
 )
+from carrot.values import seconds
 
 __all__ = [
     "AMQPConnection",
@@ -45,6 +52,8 @@ class BrokerConnection:
     a class attribute of a subclass instead.
 
     :param hostname: the machine, or a URL: ``amqp://user:password@host:5672/vhost?heartbeat=30``.
+        Several of a cluster are a list, ``["one", "two:5673"]``, or ``amqp://one,two:5673/vhost``;
+        they are tried in turn.
     :param userid: default guest.
     :param password: default guest.
     :param virtual_host: the broker's world of queues and exchanges; default ``/``.
@@ -52,9 +61,18 @@ class BrokerConnection:
     :param port: a number, also as text; default the driver's (5672 for AMQP).
     :param ssl: True, a dict of the driver's TLS options, or an ``ssl.SSLContext``.
     :param connect_timeout: seconds for connecting and logging in; default 5, None waits forever.
-    :param heartbeat: seconds between signs of life; 0, the default, sends none.
+    :param heartbeat: seconds between signs of life; 0 sends none. The default is 30 with the
+        driver amqp, and none with the others.
     :param operation_timeout: seconds for the broker's answer to a request; default 30. The
         drivers amqp and memory keep to it.
+    :param shuffle_hosts: try the hosts in an order of chance; default False.
+    :param reconnect: publishers and consumers go on over a new connection when this one is lost;
+        default True.
+    :param on_connection_lost: called with the error and the seconds until the next attempt, by
+        each publisher and consumer that wants to go on; what it raises ends the attempts.
+    :param on_recovered: called without arguments when it goes on.
+    :param on_blocked: called with the broker's reason when it takes no messages for a while.
+    :param on_unblocked: called without arguments when it takes them again.
     :param login_method: PLAIN (the default), AMQPLAIN, or EXTERNAL with a client certificate.
     :param backend_cls: the driver: an alias, a dotted path or a class.
     :param transport: another name of *backend_cls*.
@@ -62,12 +80,18 @@ class BrokerConnection:
     :raises ConfigurationError: a value that can't be right.
     """
 
-    hostname: str | None = None
+    hostname: str | Sequence[str] | None = None
     userid: str | None = None
     password: str | None = None
     virtual_host: str | None = None
     port: int | str | None = None
     insist: bool | None = None
+    shuffle_hosts: bool | None = None
+    reconnect: bool | None = None
+    on_connection_lost: Callable[[Exception, float], object] | None = None
+    on_recovered: Callable[[], object] | None = None
+    on_blocked: Callable[[str], object] | None = None
+    on_unblocked: Callable[[], object] | None = None
     ssl: SslOption | None = None
     connect_timeout: float | None = ConnectionSettings.connect_timeout
     heartbeat: float | None = None
@@ -79,7 +103,7 @@ class BrokerConnection:
 
     def __init__(
         self,
-        hostname: str | None = None,
+        hostname: str | Sequence[str] | None = None,
         userid: str | None = None,
         password: str | None = None,
         virtual_host: str | None = None,
@@ -92,6 +116,12 @@ class BrokerConnection:
         heartbeat: float | None = None,
         operation_timeout: float | None = None,
         login_method: str | None = None,
+        shuffle_hosts: bool | None = None,
+        reconnect: bool | None = None,
+        on_connection_lost: Callable[[Exception, float], object] | None = None,
+        on_recovered: Callable[[], object] | None = None,
+        on_blocked: Callable[[str], object] | None = None,
+        on_unblocked: Callable[[], object] | None = None,
         backend_cls: str | type[BaseBackend] | None = None,
         transport: str | type[BaseBackend] | None = None,
     ) -> None:
@@ -107,12 +137,23 @@ class BrokerConnection:
             "heartbeat": heartbeat,
             "operation_timeout": operation_timeout,
             "login_method": login_method,
+            "shuffle_hosts": shuffle_hosts,
+            "reconnect": reconnect,
             "backend": _one_of("backend_cls", backend_cls, "transport", transport),
         }
         for name, value in self._merged(given).items():
             setattr(self, name, value)
+        watchers = {
+            "on_connection_lost": on_connection_lost,
+            "on_recovered": on_recovered,
+            "on_blocked": on_blocked,
+            "on_unblocked": on_unblocked,
+        }
+        for name, watcher in watchers.items():
+            if watcher is not None:
+                setattr(self, name, watcher)
         self._transport: BaseTransport | None = None
-        self._closed = False
+        self._was_open = self._closed = False
         self._opening, self._pid = threading.Lock(), os.getpid()
 
     def _merged(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -150,13 +191,13 @@ class BrokerConnection:
 
     @property
     def host(self) -> str:
-        """``hostname:port``, or the hostname alone where there are no ports."""
-        port = self._port_or_default()
-        return str(self.hostname) if port is None else f"{self.hostname}:{port}"
+        """``hostname:port``, or the hostname where there are no ports; several with commas."""
+        hosts = [(host.hostname, self._port_or_default(host.port)) for host in self.settings.hosts]
+        return ",".join(f"{name}" if port is None else f"{name}:{port}" for name, port in hosts)
 
-    def _port_or_default(self) -> int | None:
-        if self.port:
-            return int(self.port)
+    def _port_or_default(self, port: int | str | None) -> int | None:
+        if port:
+            return int(port)
         transport = self.get_backend_cls().transport_cls
         return transport.default_tls_port if self.ssl else transport.default_port
 
@@ -165,14 +206,15 @@ class BrokerConnection:
         backend = self.backend_cls or "amqp"
         return {
             **self.settings.info(),
-            "port": self._port_or_default(),
+            "port": self._port_or_default(self.port),
             "backend_cls": backend,
             "transport_cls": backend,
         }
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self.is_open else "not connected"
-        where = f"{self.userid}@{self.hostname}:{self.port or 'default port'}"
+        hosts = self.hostname if isinstance(self.hostname, str) else ",".join(self.hostname or ())
+        where = f"{self.userid}@{hosts}:{self.port or 'default port'}"
         return f"<{type(self).__name__} {where} vhost={self.virtual_host!r} {state}>"
 
     # -- alive or not
@@ -189,20 +231,98 @@ class BrokerConnection:
         transport = self._transport
         if transport is not None and transport.is_open:
             return transport
+        return self.reopen(None)
+
+    def reopen(self, within: float | None) -> BaseTransport:
+        """The live connection, opened if there is none.
+
+        :param within: seconds that this may take at most; None: as the settings have it.
+        :raises ConnectionFailed: it can't be made.
+        :raises ConnectionLost: :meth:`close` was called; :meth:`connect` opens a new one.
+        :raises OperationTimeout: another thread is trying, and hasn't got through in that time.
+        """
+        deadline = None if within is None else time.monotonic() + within
         if self._pid != os.getpid():
             # The lock may have been taken by a thread of the parent's.
             self._opening, self._pid = threading.Lock(), os.getpid()
-        with self._opening:
-            if self._closed:
-                raise ConnectionLost(
-                    f"the connection to {self.hostname} was closed here with close(): "
-                    "connect() opens a new one"
-                )
+        if not self._opening.acquire(timeout=-1 if within is None else within):
+            raise OperationTimeout(
+                f"no connection to {self.hostname} within {within:.1f} seconds: another thread is "
+                "still trying to make it"
+            )
+        try:
+            if not self._may_open():
+                raise self._closed_here()
             if self._transport is None or not self._transport.is_open:
                 if self._transport is not None:
                     self._transport.close()  # it is lost; what it still holds is freed
-                self._transport = self.get_backend_cls().transport_cls.open(self.settings)
+                transport = self._open(deadline)
+                if not self._may_open():
+                    transport.close()  # close() was called meanwhile
+                    raise self._closed_here()
+                self._transport = transport
+                self._was_open = True
             return self._transport
+        finally:
+            self._opening.release()
+
+    def _may_open(self) -> bool:
+        return not self._closed
+
+    def _closed_here(self) -> ConnectionLost:
+        return ConnectionLost(
+            f"the connection to {self.hostname} was closed here with close(): connect() opens a "
+            "new one"
+        )
+
+    def _open(self, deadline: float | None) -> BaseTransport:
+        """A connection to the first host that lets us in."""
+        transport_cls = self.get_backend_cls().transport_cls
+        failures: list[ConnectionFailed] = []
+        for settings in self.settings.hosts:
+            if deadline is not None:
+                left = max(0.001, deadline - time.monotonic())
+                patience = min(left, settings.connect_timeout or left)
+                settings = replace(settings, connect_timeout=patience)
+            try:
+                transport = transport_cls.open(settings)
+            except AccessRefused:
+                raise  # a wrong password is wrong on every host
+            except ConnectionFailed as exc:
+                failures.append(exc)
+                continue
+            transport.watch(self._tell_blocked)
+            return transport
+        if len(failures) == 1:
+            raise failures[0]
+        raise ConnectionFailed(
+            f"none of the {len(failures)} hosts can be reached: "
+            + "; ".join(str(failure) for failure in failures)
+        ) from failures[-1]
+
+    # -- what recovery needs of it, and tells
+
+    @property
+    def may_reconnect(self) -> bool:
+        """Whether publishers and consumers go on over a new connection."""
+        return self.reconnect is not False and self._was_open and not self._closed
+
+    def tell_lost(self, error: Exception, interval: float) -> None:
+        """Call :attr:`on_connection_lost`."""
+        if self.on_connection_lost is not None:
+            self.on_connection_lost(error, interval)
+
+    def tell_recovered(self) -> None:
+        """Call :attr:`on_recovered`."""
+        if self.on_recovered is not None:
+            self.on_recovered()
+
+    def _tell_blocked(self, reason: str | None) -> None:
+        if reason is None:
+            if self.on_unblocked is not None:
+                self.on_unblocked()
+        elif self.on_blocked is not None:
+            self.on_blocked(reason)
 
     @property
     def is_open(self) -> bool:
@@ -262,13 +382,23 @@ class BrokerConnection:
         """
         self.connection.drain_events(timeout)
 
-    def close(self) -> None:
-        """Close the connection and every channel on it. Again is harmless."""
-        with self._opening:
-            self._closed = True
+    def close(self, timeout: float | None = None) -> None:
+        """Close the connection and every channel on it. Again is harmless.
+
+        :param timeout: seconds to wait for the broker's goodbye; default ``operation_timeout``.
+        """
+        patience = None if timeout is None else seconds("timeout", timeout)
+        # Whoever is connecting finds out, too.
+        self._closed = True
+        has_turn = self._opening.acquire(timeout=-1 if patience is None else patience)
+        try:
             transport, self._transport = self._transport, None
+        finally:
+            if has_turn:
+                self._opening.release()
         if transport is not None:
-            transport.close()
+            # Drivers of others may not know the argument.
+            transport.close(*([] if patience is None else [patience]))
 
     def __enter__(self) -> Self:
         return self

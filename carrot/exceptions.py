@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from carrot.message import Message
+    from carrot.settings import ConnectionSettings
 
 
 class CarrotError(Exception):
@@ -44,6 +46,17 @@ class ConsumerNotFound(CarrotError, KeyError):
 class ConnectionFailed(CarrotError, ConnectionError):
     """The connection could not be made: refused, unknown host, TLS, handshake, virtual host."""
 
+    @staticmethod
+    def from_cause(settings: ConnectionSettings, where: str, told: str) -> ConnectionFailed:
+        """The error, of the class and with the remedy that belong to what was *told*.
+
+        :param where: host, port and virtual host.
+        :param told: an exception's class and text, ``0`` and what a library found out, or the
+            broker's reply code and text.
+        """
+        cls, reason = _explain_failure(settings, told)
+        return cls(f"can't connect to {where}, as user {settings.userid!r}: {reason}")
+
 
 class AccessRefused(ConnectionFailed):
     """The broker knows neither this user and password, or doesn't let them in here."""
@@ -51,6 +64,9 @@ class AccessRefused(ConnectionFailed):
 
 class ConnectionLost(CarrotError, ConnectionError):
     """The connection was open and is gone. What was not confirmed or acked may happen again."""
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(_explain_loss(str(text)) for text in args))
 
 
 class OperationTimeout(CarrotError, TimeoutError):
@@ -83,7 +99,10 @@ class ChannelError(CarrotError):
     @staticmethod
     def from_reply(code: int, text: str) -> ChannelError:
         """The error of the class that *code* stands for."""
-        return ChannelError._classes.get(code, ChannelError)(text, code)
+        cls = ChannelError._classes.get(code, ChannelError)
+        if _TOO_LARGE.search(text):
+            cls = ContentTooLarge  # RabbitMQ gives it the code 406
+        return cls(text, code)
 
 
 class ContentTooLarge(ChannelError, code=311):
@@ -119,6 +138,19 @@ def _value(words: str) -> str:
     return words
 
 
+_TOO_LARGE = re.compile(
+    r"message size (?P<size>\d+) is larger than (?:configured )?max size (?P<limit>\d+)"
+)
+_REFUSED = (
+    r"(?:(?P<right>configure|write|read) )?access to {} in vhost '(?P<vhost>.*?)' "
+    r"refused for user '(?P<user>.*?)'(?= |:|$)"
+)
+_LACKS = "user '{user}' lacks the {right} permission for"
+_GRANT = (
+    "rabbitmqctl set_permissions -p {vhost_quoted} {user_quoted} '.*' '.*' '.*' (patterns of the "
+    "names for configure, write and read)"
+)
+
 # The broker's words (RabbitMQ's; the memory broker says the same) and what to do about them.
 _REMEDIES: Sequence[tuple[str, str]] = (
     (
@@ -138,9 +170,35 @@ _REMEDIES: Sequence[tuple[str, str]] = (
         "Consumer do, unless auto_declare=False), and check the name",
     ),
     (
-        r"cannot obtain exclusive access to locked queue '(?P<name>.*?)'",
-        "queue '{name}' is exclusive to another connection: use that connection, another name, "
-        "or declare it there with exclusive=False",
+        r"cannot obtain exclusive access to locked queue '(?P<name>.*?)' in vhost '(?P<vhost>.*?)'",
+        "queue '{name}' in virtual host '{vhost}' is exclusive to another connection, or exists "
+        "and is not exclusive: use that connection, another name, or the same exclusive= in both "
+        "places",
+    ),
+    (
+        _REFUSED.format("exchange 'amq.default'"),
+        f"{_LACKS} the default exchange in virtual host '{{vhost}}', which patterns know as "
+        f"'amq.default' (write to publish to it): {_GRANT}",
+    ),
+    (
+        _REFUSED.format("exchange '(?P<name>.*?)'"),
+        f"{_LACKS} exchange '{{name}}' in virtual host '{{vhost}}' (configure to declare or "
+        f"delete it, write to publish to it, read to bind a queue to it): {_GRANT}",
+    ),
+    (
+        _REFUSED.format("queue '(?P<name>.*?)'"),
+        f"{_LACKS} queue '{{name}}' in virtual host '{{vhost}}' (configure to declare or delete "
+        f"it, write to bind it, read to consume from it or purge it): {_GRANT}",
+    ),
+    (
+        _TOO_LARGE.pattern,
+        "the message is {size} bytes long, and the broker takes at most {limit}: send less, or "
+        "raise max_message_size in rabbitmq.conf",
+    ),
+    (
+        r"No free channel ids, current=\d+, channel_max=(?P<limit>\d+)",  # py-amqp's words
+        "all {limit} channels of the connection are in use: close publishers and consumers, share "
+        "them, or raise channel_max in rabbitmq.conf",
     ),
     (
         r"unknown delivery tag (?P<tag>\d+)",
@@ -159,12 +217,175 @@ def _explain(text: str) -> str:
     """Say the broker's *text* with names, values and a remedy; unknown texts stay as they are."""
     for pattern, template in _REMEDIES:
         if match := re.search(pattern, text):
-            words = match.groupdict()
-            for field in ("received", "current"):
-                if field in words:
-                    words[field] = _value(words[field])
-            return template.format(**words)
+            return _filled(template, match.groupdict("needed"))
     return text
+
+
+def _filled(template: str, words: Mapping[str, str]) -> str:
+    """*template* with the *words* in it: values as Python writes them, and all also for a shell."""
+    values = {name: _value(words[name]) for name in ("received", "current") if name in words}
+    quoted = {f"{name}_quoted": shlex.quote(word) for name, word in words.items()}
+    return template.format(**{**words, **quoted, **values})
+
+
+# Why a connection was lost, in the broker's words, and the words to put in their place. Before it
+# the text says where, and behind it come the broker's details.
+_LOSSES: Sequence[tuple[str, str]] = (
+    (
+        r"(?:320 )?CONNECTION_FORCED - ",
+        "the broker closed it, as an operator told it to or because it shuts down (connect again, "
+        "as the next use does): ",
+    ),
+    (
+        r"(?:501 )?FRAME_ERROR - ",
+        "the broker can't read what it received (does a forked process share the connection, or a "
+        "proxy change what it passes on? else report a fault of the driver): ",
+    ),
+    (
+        r"(?:503 )?COMMAND_INVALID - unknown exchange type '(?P<type>.*?)'",
+        r"the broker has no exchange type '\g<type>': correct exchange_type=, or enable the "
+        "plug-in that brings it (rabbitmq-plugins enable)",
+    ),
+)
+
+
+def _explain_loss(text: str) -> str:
+    """*text* with the broker's words for why it closed the connection made plain."""
+    for pattern, words in _LOSSES:
+        text = re.sub(pattern, words, text)
+    return text
+
+
+_NO_METHOD = (
+    "the broker has no login method {method}, but {offered}: give one of these as login_method=, "
+    "or add {method} to auth_mechanisms in rabbitmq.conf"
+)
+
+# Why a connection could not be made: what was told, and the reason to give.
+_FAILURES: Sequence[tuple[str, str]] = (
+    (
+        r"^ConnectionRefusedError",
+        "nobody listens there: is the broker running, and is this its host and port (usually "
+        "5672, and 5671 for TLS)?",
+    ),
+    (
+        r"^gaierror: (?:\[Errno .*?\] )?(?P<detail>.*)",
+        "the host name can't be resolved ({detail}): check its spelling, and this machine's DNS "
+        "and /etc/hosts",
+    ),
+    (
+        r"No route to host|Network is unreachable",
+        "the network has no way there: check the address, the routes and the firewalls",
+    ),
+    (
+        r"^TimeoutError",
+        "no answer within {timeout} seconds: is this an AMQP broker's port, and no firewall in "
+        "between? Where all is well and slow, raise connect_timeout",
+    ),
+    # -- TLS
+    (
+        r"certificate verify failed: (?P<detail>\w+(?: \w+)? mismatch.*?)\.? \(",
+        "the broker's certificate is for another name ({detail}): connect by a name that is in "
+        "it, or give that name as ssl={{'server_hostname': …}}",
+    ),
+    (
+        r"certificate verify failed: (?P<detail>.*(?:expired|not yet valid).*?)\.? \(",
+        "the broker's certificate is not valid today ({detail}): renew it, or set this machine's "
+        "clock",
+    ),
+    (
+        r"certificate verify failed: (?P<detail>.*?)\.? \(",
+        "the broker's certificate is not trusted ({detail}): name the file of the authority that "
+        "signed it, as ssl={{'ca_certs': …}}",
+    ),
+    (
+        r"^(?:FileNotFoundError|PermissionError|IsADirectoryError|SSLError(?=.*(?:PEM lib|X509))): "
+        r"(?P<detail>.*?)(?: \(_ssl.*)?$",
+        "a file for TLS can't be loaded ({detail}): check ca_certs, certfile and keyfile in "
+        "ssl={{…}}",
+    ),
+    (
+        r"^SSLError: .*(?:WRONG_VERSION_NUMBER|UNEXPECTED_MESSAGE|RECORD_LAYER_FAILURE)",
+        "the peer doesn't speak TLS: use the broker's TLS port (usually 5671), or ssl=False with "
+        "this one",
+    ),
+    (
+        r"^SSLError: (?P<detail>.*?)(?: \(_ssl.*)?$",
+        "TLS failed ({detail}): check ciphers, certfile and keyfile in ssl={{…}}, and what the "
+        "broker's ssl_options ask for",
+    ),
+    # -- a peer that is no broker
+    (
+        r"^(?:ConnectionResetError|ConnectionAbortedError|BrokenPipeError|SSLEOFError|"
+        r"SSLZeroReturnError)|closed connection|^OSError: Socket closed",
+        "the peer hung up before it let anybody in: is this an AMQP 0-9-1 broker's port (usually "
+        "5672, and 5671 with ssl=True), or a proxy's without a broker behind it?",
+    ),
+    (
+        r"offers the login methods (?P<offered>.*?), and not (?P<method>\w+)",
+        _NO_METHOD,
+    ),
+    (
+        r"can offer: (?P<method>\w+); available: (?P<offered>.*?)\)",  # py-amqp's words
+        _NO_METHOD,
+    ),
+    (
+        r"^UnicodeEncodeError",
+        "user or password can't be encoded as UTF-8: were they decoded from bytes as they should?",
+    ),
+    (
+        r"^(?:FramingError|ValueError|TypeError|KeyError|IndexError|error|0|505)\b",
+        "the peer doesn't speak AMQP 0-9-1: is this a broker's port (usually 5672, and 5671 with "
+        "ssl=True)?",
+    ),
+    # -- a broker that refuses
+    (
+        r"vhost '?.*?'? not found",
+        "there is no such virtual host: create the virtual host (rabbitmqctl add_vhost "
+        "{vhost_quoted}), or check its name",
+    ),
+    (
+        r"^\d+ \w+ - (?P<detail>.*(?:limit .*is reached|is down).*)",
+        "the broker takes no more connections here ({detail}): close some, or see rabbitmqctl "
+        "list_vhost_limits, list_user_limits and status",
+    ),
+)
+
+# The same, for a user whom the broker doesn't know or doesn't let in: AccessRefused.
+_ACCESS_REFUSALS: Sequence[tuple[str, str]] = (
+    (
+        r"access to vhost .* refused for user",
+        f"the user has no permissions in this virtual host: {_GRANT}",
+    ),
+    (
+        r"refused using authentication mechanism EXTERNAL",
+        "the broker didn't let the client certificate in: give certfile and keyfile in ssl={{…}}, "
+        "of a certificate that names a user of the broker (ssl_cert_login_from in rabbitmq.conf)",
+    ),
+    (
+        r"refused using authentication mechanism (?P<method>\w+)",
+        "the broker refused the login ({method}): check user and password (rabbitmqctl "
+        "authenticate_user {user_quoted}); RabbitMQ lets guest in from its own machine only",
+    ),
+    (
+        r"^(?:403|530) (?P<detail>.*)",
+        "{detail}: check user and password, and that the user may enter the virtual host",
+    ),
+)
+
+
+def _explain_failure(settings: ConnectionSettings, told: str) -> tuple[type[ConnectionFailed], str]:
+    """The error's class, and the reason with a remedy; unknown reasons are given as they are."""
+    names = {
+        "user": settings.userid,
+        "vhost": settings.virtual_host,
+        "timeout": str(settings.connect_timeout),
+    }
+    for cls, table in ((ConnectionFailed, _FAILURES), (AccessRefused, _ACCESS_REFUSALS)):
+        for pattern, template in table:
+            if match := re.search(pattern, told):
+                return cls, _filled(template, {**match.groupdict(), **names})
+    return ConnectionFailed, told
 
 
 class ConsumerCancelled(CarrotError):

@@ -40,14 +40,15 @@ class Settler(Protocol):
 class Properties(dict[str, Any]):
     """A message's properties by name. Messages that are sent alike share one, so it is not changed.
 
-    :ivar wire: how the driver encodes them, once it has.
+    :ivar wire: how the driver encodes them, once it has: what comes before and after the
+        ``message_id`` of each.
     """
 
     __slots__ = ("wire",)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.wire: bytes | None = None
+        self.wire: tuple[bytes, bytes] | None = None
 
 
 class Message:
@@ -251,13 +252,25 @@ class Message:
 
 
 class Outgoing(Message):
-    """A message to be sent, with properties that it may share with others."""
+    """A message to be sent.
+
+    :param shared: its properties, which it may share with others.
+    :param message_id: its own, which they have not.
+    """
 
     _delivery_info: Any = MappingProxyType({})
 
-    def __init__(self, body: bytes, properties: Properties) -> None:
+    def __init__(self, body: bytes, shared: Properties, message_id: str | None = None) -> None:
         self.body = body
-        self._properties = properties
+        self.shared = shared
+        self.message_id = message_id
+
+    @property
+    def properties(self) -> dict[str, Any]:
+        """AMQP's basic properties by name, as the wire has them."""
+        if self.message_id is None:
+            return self.shared
+        return {**self.shared, "message_id": self.message_id}
 
 
 class Delivery(Message):

@@ -1,9 +1,14 @@
-"""How long to wait between attempts."""
+"""How long to wait between attempts, and when to give up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import random
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+# Between two looks whether somebody wants a pause to end, in seconds.
+_LOOK = 0.05
 
 
 @dataclass(frozen=True)
@@ -14,15 +19,78 @@ class Backoff:
     :param step: seconds added each time.
     :param maximum: seconds that no wait exceeds.
     :param retries: how many waits there are; None never ends.
+    :param jitter: which part of each wait is left to chance, from 0 to 1, so that many clients of
+        a broker that comes back don't all come at once.
     """
 
     start: float = 2
     step: float = 2
     maximum: float = 30
     retries: int | None = None
+    jitter: float = 0
 
     def __iter__(self) -> Iterator[float]:
         attempt = 0
         while self.retries is None or attempt < self.retries:
-            yield min(self.start + attempt * self.step, self.maximum)
+            wait = min(self.start + attempt * self.step, self.maximum)
+            yield wait * (1 - self.jitter * random.random())
             attempt += 1
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How often and how long to try again after a connection was lost.
+
+    :param attempts: how many times; None: no limit.
+    :param seconds: how long, counted from the loss; None: no limit.
+    :param backoff: the waits between them. By default the first attempt comes almost at once,
+        and the later ones at most a second apart.
+    """
+
+    attempts: int | None = None
+    seconds: float | None = None
+    backoff: Backoff = field(default=Backoff(start=0.05, step=0.15, maximum=1, jitter=0.5))
+
+
+class Attempts:
+    """The attempts of one recovery: iterating yields the seconds to wait before each.
+
+    :ivar deadline: as ``time.monotonic()`` counts; None: there is none.
+    """
+
+    def __init__(self, retry: Retry) -> None:
+        self._retry = retry
+        self.deadline = None if retry.seconds is None else time.monotonic() + retry.seconds
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until the deadline, at least 0; None: there is none."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def __iter__(self) -> Iterator[float]:
+        waits = iter(self._retry.backoff)
+        attempt = 0
+        while self._retry.attempts is None or attempt < self._retry.attempts:
+            wait = next(waits, None)
+            if wait is None or (self.left is not None and wait >= self.left):
+                return
+            yield wait
+            attempt += 1
+
+
+def pause(seconds: float, is_over: Callable[[], object]) -> bool:
+    """Wait so long, or until ``is_over()``; returns whether that ended it."""
+    end = time.monotonic() + seconds
+    while not is_over():
+        left = end - time.monotonic()
+        if left <= 0:
+            return False
+        time.sleep(min(left, _LOOK))
+    return True
+
+
+def shorter(one: float | None, other: float | None) -> float | None:
+    """The shorter of two timeouts; None is none at all."""
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)

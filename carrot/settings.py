@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import random
 import re
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from carrot.exceptions import ConfigurationError
@@ -26,38 +27,43 @@ _HIDDEN = "********"
 class ConnectionSettings:
     """Checked, and never changed.
 
-    :param hostname: name or address of the broker's machine.
-    :param port: None is the driver's default.
+    :param hostname: name or address of the broker's machine; or several, for a cluster, each with
+        a port of its own if need be: ``["a", "b:5673"]``.
+    :param port: of the hosts that name none; None is the driver's default.
     :param virtual_host: the broker's name for a world of queues and exchanges.
     :param ssl: True, a dict of the driver's TLS options, or an ``ssl.SSLContext``.
     :param connect_timeout: seconds for the connection and its handshake; None waits forever.
-    :param heartbeat: seconds between signs of life; 0 sends none.
+    :param heartbeat: seconds between signs of life; 0 sends none, None is the driver's default.
     :param operation_timeout: seconds for the broker's answer to any request; None waits forever.
     :param login_method: PLAIN, AMQPLAIN or EXTERNAL (the client certificate says who it is).
+    :param shuffle_hosts: try the hosts in an order of chance instead of theirs.
+    :param reconnect: what is interrupted by the loss of a connection goes on over a new one.
     :param insist: accepted for AMQP 0-8 programs; brokers of today ignore it.
     :param backend: a driver's name or class; None is the default one.
     """
 
-    hostname: str = "localhost"
+    hostname: str | Sequence[str] = "localhost"
     port: int | None = None
     userid: str = "guest"
     password: str = field(default="guest", repr=False)
     virtual_host: str = "/"
     ssl: SslOption = False
     connect_timeout: float | None = 5.0
-    heartbeat: float = 0
+    heartbeat: float | None = None
     operation_timeout: float | None = 30.0
     login_method: str = "PLAIN"
+    shuffle_hosts: bool = False
+    reconnect: bool = True
     insist: bool = False
     backend: Any = None
 
     def __post_init__(self) -> None:
-        for name in ("hostname", "userid", "virtual_host"):
+        for name in ("userid", "virtual_host"):
             short_string(name, getattr(self, name))
         if not isinstance(self.password, str):
             raise ConfigurationError(f"password must be text, not {type(self.password).__name__}")
-        _check_hostname(self.hostname)
         object.__setattr__(self, "port", _port(self.port))
+        object.__setattr__(self, "hostname", _hostname(self.hostname))
         for name in ("connect_timeout", "operation_timeout"):
             if (timeout := getattr(self, name)) is not None:
                 object.__setattr__(self, name, seconds(name, timeout) or None)
@@ -65,11 +71,27 @@ class ConnectionSettings:
             raise ConfigurationError(
                 f"login_method {self.login_method!r} is unknown: use {', '.join(LOGIN_METHODS)}"
             )
-        object.__setattr__(self, "heartbeat", seconds("heartbeat", self.heartbeat))
+        if self.heartbeat is not None:
+            object.__setattr__(self, "heartbeat", seconds("heartbeat", self.heartbeat))
         if not (isinstance(self.ssl, (bool, Mapping)) or _is_ssl_context(self.ssl)):
             raise ConfigurationError(
                 f"ssl must be True, False, a dict or an SSLContext: {self.ssl!r}"
             )
+
+    @property
+    def host(self) -> str:
+        """The first host's name or address."""
+        return self.hostname if isinstance(self.hostname, str) else self.hosts[0].host
+
+    @property
+    def hosts(self) -> list[Self]:
+        """These settings for each of the hosts, in the order in which to try them."""
+        if isinstance(self.hostname, str):
+            return [self]
+        addresses = [_host_and_port(host) for host in self.hostname]
+        if self.shuffle_hosts:
+            random.shuffle(addresses)
+        return [replace(self, hostname=host, port=port or self.port) for host, port in addresses]
 
     def info(self) -> dict[str, Any]:
         """The settings by name, with the password hidden."""
@@ -84,6 +106,30 @@ def _is_ssl_context(value: object) -> bool:
     # Who has an SSLContext has imported ssl; others needn't wait for that.
     module = sys.modules.get("ssl")
     return module is not None and isinstance(value, module.SSLContext)
+
+
+def _hostname(given: object) -> str | tuple[str, ...]:
+    """One host as it is, or several of them."""
+    if isinstance(given, (list, tuple)):
+        for host in given:
+            _host_and_port(host)
+        if len(given) != 1:
+            return tuple(given) or _hostname("")
+        given, port = _host_and_port(given[0])
+        if port is not None:
+            return (f"[{given}]:{port}" if ":" in given else f"{given}:{port}",)
+    hostname = short_string("hostname", given)
+    _check_hostname(hostname)
+    return hostname
+
+
+def _host_and_port(host: object) -> tuple[str, int | None]:
+    """``host``, ``host:port`` or ``[address]:port``."""
+    text = short_string("hostname", host)
+    match = re.fullmatch(r"(?:\[(.+)\]|([^:]*))(?::(\d+))?", text)
+    name, port = (match[1] or match[2], match[3]) if match else (text, None)
+    _check_hostname(name)
+    return name, _port(port)
 
 
 def _check_hostname(hostname: str) -> None:
@@ -129,6 +175,8 @@ _URL_OPTIONS: dict[str, Callable[[str, str], Any]] = {
     "connect_timeout": seconds,
     "operation_timeout": seconds,
     "login_method": lambda what, value: value,
+    "shuffle_hosts": _flag,
+    "reconnect": _flag,
     "insist": _flag,
     "ssl": _flag,
 }
@@ -143,13 +191,18 @@ def parse_url(url: str) -> dict[str, Any]:
     """The settings that *url* names, as keywords of :class:`ConnectionSettings`.
 
     ``amqp://user:password@host:5672/vhost?heartbeat=30&connect_timeout=5``; the scheme is a
-    driver's. No path, ``/``, ``//`` and ``/%2F`` are all the virtual host ``/``.
+    driver's. Several hosts are ``amqp://user:password@one,two:5673,three/vhost``. No path, ``/``,
+    ``//`` and ``/%2F`` are all the virtual host ``/``.
 
     :raises ConfigurationError: says what is wrong, never the password.
     """
-    scheme, parts, port = _split(url)
+    single, hosts = _first_of_hosts(url)
+    scheme, parts, port = _split(single)
     keywords: dict[str, Any] = {"backend": scheme}
-    if parts.hostname:
+    if hosts:
+        keywords["hostname"] = hosts
+        port = None
+    elif parts.hostname:
         keywords["hostname"] = unquote(parts.hostname)
     if port is not None:
         keywords["port"] = port
@@ -169,6 +222,25 @@ def parse_url(url: str) -> dict[str, Any]:
             )
         keywords[name] = _URL_OPTIONS[name](name, value)
     return keywords
+
+
+def _first_of_hosts(url: str) -> tuple[str, list[str]]:
+    """*url* with the first of its hosts only, and all of them; none, when there is but one."""
+    start = url.index("://") + 3 if "://" in url else 0
+    length = re.search(r"[/?#]|$", url[start:])
+    assert length is not None
+    end = start + length.start()
+    login, at, places = url[start:end].rpartition("@")
+    first, comma, _ = places.partition(",")
+    if not comma:
+        return url, []
+    hosts = places.split(",")
+    if not all(re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(:\d+)?", host) for host in hosts):
+        raise ConfigurationError(
+            f"the hosts of the URL {redact(url)} can't be understood: write them as host or "
+            "host:port, with a comma between two"
+        )
+    return url[:start] + login + at + first + url[end:], [unquote(host) for host in hosts]
 
 
 def _split(url: str) -> tuple[str, SplitResult, int | None]:

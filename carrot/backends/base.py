@@ -62,6 +62,27 @@ class BaseBackend(Consuming):
         """While in this context, the driver may keep messages back to send several at once."""
         yield
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the broker takes no messages at present, as far as is known."""
+        transport = self._transport
+        return transport is not None and transport.blocked is not None
+
+    def wait_until_unblocked(self, timeout: float | None) -> None:
+        """Wait until the broker takes messages again.
+
+        :param timeout: seconds; None waits as long as it takes.
+        :raises OperationTimeout: it doesn't, and says why.
+        """
+        transport = self._transport
+        if transport is not None:
+            try:
+                transport.wait_for(lambda: transport.blocked is None, timeout)
+            except OperationTimeout as exc:
+                raise OperationTimeout(
+                    f"the message was not sent: {_blocked(transport, timeout)}"
+                ) from exc
+
     def confirm_select(self) -> None:
         """From now on the broker confirms each message that this channel publishes."""
         self.require("confirms", "publish with confirm=False")
@@ -107,8 +128,8 @@ class BaseBackend(Consuming):
         except OperationTimeout as exc:
             confirms.forget(numbers)
             raise OperationTimeout(
-                f"the broker confirmed nothing for {timeout} s: it may or may not have the "
-                "message (is it blocked by an alarm, or overloaded?)"
+                f"the broker confirmed nothing within {timeout} seconds: it may or may not have "
+                f"the message ({_blocked(transport, timeout)})"
             ) from exc
         if not confirms.all_settled(numbers):
             self._raise_unconfirmed()
@@ -133,3 +154,13 @@ class BaseBackend(Consuming):
     @abstractmethod
     def requeue(self, delivery_tag: Any) -> None:
         """Put the message back where it was in its queue."""
+
+
+def _blocked(transport: BaseTransport, timeout: float | None) -> str:
+    """Why the broker takes no messages, as far as is known, and what to do."""
+    if transport.blocked is None:
+        return "is it blocked by an alarm, or overloaded?"
+    return (
+        f"for {timeout} seconds it has been blocking publishers, for an alarm: "
+        f"{transport.blocked!r}; free memory or disk space there, or let consumers catch up"
+    )

@@ -105,6 +105,7 @@ class Confirms:
                 and address == [exchange, routing_key]
                 and sent.body == message.body
                 and sent.headers == message.headers
+                and sent.properties.get("message_id") == message.properties.get("message_id")
             ):
                 self._returned[number] = reason
                 return
@@ -112,6 +113,10 @@ class Confirms:
     def all_settled(self, numbers: Collection[int]) -> bool:
         """Whether the broker has answered for all of them."""
         return self._pending.keys().isdisjoint(numbers)
+
+    def is_settled(self, number: int) -> bool:
+        """Whether the broker has answered for that message, on this channel."""
+        return self.first <= number <= self._last and number not in self._pending
 
     def forget(self, numbers: Collection[int]) -> None:
         """Nobody waits for these any longer: a late answer is nobody's."""

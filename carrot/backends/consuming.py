@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from carrot.backends.lifecycle import DeliveryCallback, Entry, Lifecycle, Subscription
 from carrot.backends.loop import ConsumeIterator
-from carrot.exceptions import ConnectionLost, ConsumerCancelled
+from carrot.exceptions import CarrotError, ConnectionLost, ConsumerCancelled, OperationTimeout
 from carrot.message import Message as BaseMessage
 from carrot.values import short_string
 
@@ -24,13 +24,17 @@ def _removed(box: deque[Entry], entry: Entry) -> bool:
 
 
 class Consuming(Lifecycle):
-    """Deliveries wait in ``inbox`` until :meth:`dispatch` or :meth:`step` runs their callback."""
+    """Deliveries wait in ``inbox`` for :meth:`dispatch` or :meth:`consume`."""
 
     @abstractmethod
-    def get(self, queue: str, no_ack: bool = False) -> BaseMessage | None:
+    def get(
+        self, queue: str, no_ack: bool = False, timeout: float | None = None
+    ) -> BaseMessage | None:
         """Take the next message from *queue*, or None when it is empty.
 
         :param no_ack: the broker forgets the message as it delivers it.
+        :param timeout: seconds for the broker's answer, where the driver can tell; None:
+            ``operation_timeout``.
         :raises NotFound: no such queue; the channel reopens by itself.
         :raises ConnectionLost: the connection dropped; safe to retry.
         """
@@ -139,20 +143,33 @@ class Consuming(Lifecycle):
     def is_ready(self) -> bool:
         return bool(self.inbox) or self._failure is not None
 
-    def consume(self, limit: int | None = None) -> Iterator[bool]:
+    def consume(
+        self,
+        limit: int | None = None,
+        deadline: float | None = None,
+        heal: Callable[[CarrotError], bool] | None = None,
+    ) -> Iterator[bool]:
         """Dispatch deliveries, one at each step, waiting for them when there are none.
 
         :param limit: stop after this many; None goes on until :meth:`stop` or :meth:`close`, or
             until there is no subscription left.
+        :param deadline: as ``time.monotonic()`` counts; then it raises OperationTimeout.
+        :param heal: called with the error when the connection, the channel or a consumer is
+            gone; returns True when the consumers are there again.
         """
-        return ConsumeIterator(self, limit)
+        if heal is None:
+            return ConsumeIterator(self, limit, deadline)
+        return ConsumeIterator(self, limit, deadline, heal)
 
-    def step(self) -> bool:
-        """Wait for a delivery, and run its callback.
+    def next_delivery(self, timeout: float | None = None) -> Entry | None:
+        """Wait for a delivery, and take it.
 
-        :returns: False after :meth:`stop` or :meth:`close`, and when no subscription is left.
+        :param timeout: seconds; None waits as long as it takes.
+        :returns: None after :meth:`stop` or :meth:`close`, and when no subscription is left.
+        :raises OperationTimeout: nothing was delivered in time.
         :raises ConnectionLost: the connection is gone.
-        :raises Exception: what the callback raises.
+        :raises ConsumerCancelled: the broker ended the subscription.
+        :raises ChannelError: the broker closed the channel.
         """
         while True:
             transport = self._transport
@@ -164,16 +181,18 @@ class Consuming(Lifecycle):
                 and transport.is_open
             ):
                 try:
-                    subscription, message = self.inbox.popleft()
+                    return self.inbox.popleft()
                 except IndexError:
                     continue  # another thread was faster
-                subscription.callback(message)
-                return True
-            if not self._wait_for_delivery():
-                return False
+            if not self._wait_for_delivery(timeout):
+                return None
             self._raise_failure()
 
-    def _wait_for_delivery(self) -> bool:
+    def delivered(self, message: BaseMessage) -> bool:
+        """Whether *message* came on the channel that is open now, and can be settled there."""
+        return self.is_open and message.generation in (None, self.generation)
+
+    def _wait_for_delivery(self, timeout: float | None) -> bool:
         if self._transport is None or not self._transport.is_open:
             self._drop_what_will_be_redelivered()
 
@@ -181,7 +200,10 @@ class Consuming(Lifecycle):
             return self._interrupted or not self._subscriptions or self.is_ready
 
         if self._transport is not None and not ready():
-            self._transport.wait_for(ready)
+            try:
+                self._transport.wait_for(ready, timeout)
+            except OperationTimeout as exc:
+                raise OperationTimeout("no message was delivered within the timeout") from exc
         if self._interrupted:
             self._interrupted = False
             return False
@@ -198,6 +220,11 @@ class Consuming(Lifecycle):
         for entry in tuple(self.inbox):
             if not entry[0].no_ack:
                 _removed(self.inbox, entry)
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether :meth:`stop` was called, and the iteration hasn't ended yet."""
+        return self._interrupted
 
     def forget_stop(self) -> None:
         """The iteration that :meth:`stop` was to end has ended otherwise."""
@@ -250,7 +277,3 @@ class Consuming(Lifecycle):
         elif self._channel_limit:
             # RabbitMQ lifts the channel's limit when one for consumers is set.
             self._qos(channel, self._channel_limit, True)
-
-    @abstractmethod
-    def _qos(self, channel: Any, prefetch_count: int, apply_global: bool) -> None:
-        """Set the limit on *channel*."""

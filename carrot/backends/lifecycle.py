@@ -158,6 +158,8 @@ class Lifecycle(Topology):
         if self._is_confirming:
             self._confirm_select(channel)
             self.confirms = Confirms(self._next_number)
+        if self._channel_limit:
+            self._qos(channel, self._channel_limit, True)
         transport.attach(self)
         self._finalizer = weakref.finalize(self, transport.abandon, channel)
         # Last: another thread may use it from now on.
@@ -190,7 +192,6 @@ class Lifecycle(Topology):
         self._consumers_are_lost = bool(self._subscriptions)
         self._subscriptions.clear()
         self._paused = False
-        self._channel_limit = 0
 
     def fail(self, error: CarrotError) -> None:
         """The driver's reader says: the broker closed this channel. Its next user is told why."""
@@ -211,6 +212,7 @@ class Lifecycle(Topology):
         channel, transport = self._channel, self._transport
         self._forget_channel()
         self._consumers_are_lost = False
+        self._channel_limit = 0
         if transport is not None:
             transport.detach(self)
             if channel is not None and transport.is_open:
@@ -257,6 +259,10 @@ class Lifecycle(Topology):
     @abstractmethod
     def _confirm_select(self, channel: Any) -> None:
         """Put *channel* into confirm mode."""
+
+    @abstractmethod
+    def _qos(self, channel: Any, prefetch_count: int, apply_global: bool) -> None:
+        """Limit what *channel* may deliver unsettled."""
 
     @property
     @abstractmethod

@@ -1,35 +1,73 @@
-"""ConsumeIterator: counts the deliveries that a backend waits for and dispatches."""
+"""ConsumeIterator: waits for deliveries and runs their callbacks, one at each step."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from carrot.exceptions import CarrotError, ConnectionLost
+from carrot.message import Message
 
 
 class Dispatcher(Protocol):
     """What the loop needs of a backend."""
 
-    def step(self) -> bool: ...
+    def next_delivery(self, timeout: float | None) -> tuple[Any, Message] | None: ...
+    def delivered(self, message: Message) -> bool: ...
     def forget_stop(self) -> None: ...
+
+
+def _never(error: CarrotError) -> bool:
+    return False
 
 
 class ConsumeIterator(Iterator[bool]):
     """Each step waits for a delivery and dispatches it; it outlives an exception in a callback.
 
     :param limit: the number of steps; None goes on until there is nothing to wait for.
+    :param deadline: as ``time.monotonic()`` counts; then it raises OperationTimeout.
+    :param heal: called with what the waiting raises; True: everything is as before, go on.
     """
 
-    def __init__(self, backend: Dispatcher, limit: int | None) -> None:
+    def __init__(
+        self,
+        backend: Dispatcher,
+        limit: int | None,
+        deadline: float | None = None,
+        heal: Callable[[CarrotError], bool] = _never,
+    ) -> None:
         self.backend = backend
         self.remaining = limit
+        self._deadline = deadline
+        self._heal = heal
 
     def __next__(self) -> bool:
-        if self.remaining is not None and self.remaining <= 0:
-            self.backend.forget_stop()
-            raise StopIteration
         if self.remaining is not None:
+            if self.remaining <= 0:
+                self.backend.forget_stop()
+                raise StopIteration
             self.remaining -= 1
-        if not self.backend.step():
-            self.remaining = 0
-            raise StopIteration
-        return True
+        backend = self.backend
+        while True:
+            timeout = None
+            if self._deadline is not None:
+                timeout = max(0.0, self._deadline - time.monotonic())
+            try:
+                entry = backend.next_delivery(timeout)
+            except CarrotError as exc:
+                if not self._heal(exc):
+                    raise
+                continue
+            if entry is None:
+                self.remaining = 0
+                raise StopIteration
+            subscription, message = entry
+            try:
+                subscription.callback(message)
+            except ConnectionLost as exc:
+                # Of another connection's, perhaps; else the message will be delivered again.
+                if backend.delivered(message) or not self._heal(exc):
+                    raise
+                continue
+            return True

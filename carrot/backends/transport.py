@@ -36,6 +36,9 @@ class BaseTransport(ABC):
         # In the order of their turns; the lock guards it.
         self._backends: list[weakref.ref[Channel]] = []
         self._backends_lock = threading.Lock()
+        #: Why the broker takes no messages at present; None: it does.
+        self.blocked: str | None = None
+        self._blocked_watcher: weakref.WeakMethod[Callable[[str | None], object]] | None = None
         # Channels of backends that were forgotten without close().
         self._abandoned: deque[Any] = deque()
         _of_this_process.add(self)
@@ -74,8 +77,23 @@ class BaseTransport(ABC):
         """Make threads in :meth:`wait_for` ask ``ready()`` again. Safe in a signal handler."""
 
     @abstractmethod
-    def close(self) -> None:
-        """Say goodbye and free everything. Always finishes; again is harmless."""
+    def close(self, timeout: float | None = None) -> None:
+        """Say goodbye and free everything. Always finishes; again is harmless.
+
+        :param timeout: seconds to wait for the broker's own goodbye; None: as the settings have it.
+        """
+
+    def watch(self, blocked: Callable[[str | None], object]) -> None:
+        """Call the method *blocked* with the broker's reason, or with None when that is over."""
+        self._blocked_watcher = weakref.WeakMethod(blocked)
+
+    def tell_blocked(self, reason: str | None) -> None:
+        """The driver says: the broker takes no messages, for that reason; None: it does again.
+
+        Called where no lock is held and nobody is reading.
+        """
+        if self._blocked_watcher is not None and (watcher := self._blocked_watcher()) is not None:
+            watcher(reason)
 
     def drain_events(self, timeout: float | None = None) -> None:
         """Wait for one delivery on any channel, and run its callback.

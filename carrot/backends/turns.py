@@ -15,11 +15,17 @@ class Turns:
 
     :param read_once: takes in what has come, waiting at most so many seconds for it (None: as long
         as it takes), and returns at once when it is woken.
+    :param afterwards: called when somebody has read, and the turn is free again.
     :ivar is_taken: whether somebody is reading, or waiting to read.
     """
 
-    def __init__(self, read_once: Callable[[float | None], object]) -> None:
+    def __init__(
+        self,
+        read_once: Callable[[float | None], object],
+        afterwards: Callable[[], object] = lambda: None,
+    ) -> None:
         self._read_once = read_once
+        self._afterwards = afterwards
         self._passed = threading.Condition()
         self.is_taken = False
 
@@ -48,6 +54,7 @@ class Turns:
                     self._read_once(left)
             finally:
                 self.pass_on()
+            self._afterwards()
             if left == 0:
                 return bool(ready())
         return True

@@ -5,5 +5,6 @@ from carrot.messaging.consumer import Consumer
 from carrot.messaging.consumerset import ConsumerSet
 from carrot.messaging.messaging import Messaging
 from carrot.messaging.publisher import Publisher
+from carrot.messaging.stopping import stop_on_signals
 
-__all__ = ["Consumer", "ConsumerSet", "Message", "Messaging", "Publisher"]
+__all__ = ["Consumer", "ConsumerSet", "Message", "Messaging", "Publisher", "stop_on_signals"]

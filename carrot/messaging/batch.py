@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import Any, Protocol, Self, Unpack
+from typing import Any, NamedTuple, Protocol, Self, Unpack
 
 from carrot.backends.base import BaseBackend
-from carrot.backends.confirms import merged
-from carrot.exceptions import CarrotError, ChannelError, PublishError
+from carrot.backends.confirms import Confirms, merged
+from carrot.exceptions import (
+    CarrotError,
+    ChannelError,
+    ConnectionFailed,
+    ConnectionLost,
+    PublishError,
+)
+from carrot.message import Message
 from carrot.messaging.envelope import Envelope, SendOptions
+from carrot.retry import Attempts, shorter
 
 
 class Sender(Protocol):
     """What a batch needs of its publisher."""
 
     backend: BaseBackend
+    confirm: bool
     confirm_window: int
     confirm_timeout: float | None
 
     def envelope(self, **options: Unpack[SendOptions]) -> Envelope: ...
-    def publish(self, data: Any, envelope: Envelope) -> int | None: ...
+    def message(self, data: Any, envelope: Envelope) -> Message: ...
+    def publish(self, message: Message, envelope: Envelope) -> int | None: ...
+    def recover(self, lost: CarrotError, again: Callable[[Attempts], object]) -> None: ...
+
+
+class _Sent(NamedTuple):
+    """A message under way, and its number on the channel."""
+
+    number: int
+    message: Message
+    envelope: Envelope
 
 
 class Batch:
@@ -32,8 +52,11 @@ class Batch:
     def __init__(self, publisher: Sender) -> None:
         self.sent = 0
         self._publisher = publisher
-        self._unconfirmed: deque[int] = deque()
+        self._unconfirmed: deque[_Sent] = deque()
+        self._books: Confirms | None = None
         self._failures: list[PublishError] = []
+        # Whether there were messages that nobody confirms.
+        self._is_trusting = False
         self._open = ExitStack()
 
     def send(self, message_data: Any, **options: Unpack[SendOptions]) -> None:
@@ -45,22 +68,73 @@ class Batch:
 
     def put(self, data: Any, envelope: Envelope) -> None:
         """Send a message whose envelope is made already."""
-        number = self._publisher.publish(data, envelope)
+        publisher = self._publisher
+        message = publisher.message(data, envelope)
+        try:
+            number = publisher.publish(message, envelope)
+        except (ConnectionLost, ConnectionFailed) as exc:
+            if not (publisher.confirm or envelope.mandatory):
+                raise  # what was kept back with it is lost
+            self._recover(exc, _Sent(0, message, envelope))
+            self.sent += 1
+            return
         self.sent += 1
-        if number is not None:
-            self._unconfirmed.append(number)
-            if len(self._unconfirmed) >= self._publisher.confirm_window:
-                self._settle(self._publisher.confirm_window // 2)
+        if number is None:
+            self._is_trusting = True
+        else:
+            # What becomes of it stands in the channel's books, also when the channel is gone.
+            self._books = publisher.backend.confirms or self._books
+            self._unconfirmed.append(_Sent(number, message, envelope))
+            if len(self._unconfirmed) >= publisher.confirm_window:
+                self._settle(publisher.confirm_window // 2)
 
     def _settle(self, leave: int) -> None:
         """Wait for the confirms of the oldest, until *leave* are left."""
         unconfirmed = self._unconfirmed
-        oldest = [unconfirmed.popleft() for _ in range(len(unconfirmed) - leave)]
-        if oldest:
+        if len(unconfirmed) <= leave:
+            return
+        oldest = [sent.number for sent in list(unconfirmed)[: len(unconfirmed) - leave]]
+        try:
+            self._wait_for(oldest, self._publisher.confirm_timeout)
+        except (ConnectionLost, ConnectionFailed) as exc:
+            self._recover(exc)
+            return
+        for _ in oldest:
+            unconfirmed.popleft()
+
+    def _wait_for(self, numbers: list[int], timeout: float | None) -> None:
+        try:
+            self._publisher.backend.wait_for_confirms(numbers, timeout)
+        except PublishError as exc:
+            self._failures.append(exc)
+
+    def _recover(self, lost: CarrotError, *more: _Sent) -> None:
+        """Send again what the broker has not confirmed, over a new connection."""
+        self._unconfirmed.extend(more)
+        self._publisher.recover(lost, self._send_again)
+
+    def _send_again(self, attempts: Attempts) -> None:
+        publisher, books = self._publisher, self._books
+        missing = self._unconfirmed
+        if books is not None:
+            settled = [sent.number for sent in missing if books.is_settled(sent.number)]
+            missing = deque(sent for sent in missing if not books.is_settled(sent.number))
             try:
-                self._publisher.backend.wait_for_confirms(oldest, self._publisher.confirm_timeout)
+                books.raise_failures(settled)
             except PublishError as exc:
                 self._failures.append(exc)
+        # None has a number until it has been sent again.
+        self._unconfirmed, self._books = deque(sent._replace(number=0) for sent in missing), None
+        again: deque[_Sent] = deque()
+        for sent in missing:
+            number = publisher.publish(sent.message, sent.envelope)
+            if number is not None:
+                again.append(sent._replace(number=number))
+        self._unconfirmed, self._books = again, publisher.backend.confirms
+        # While the limits of this recovery hold.
+        numbers = [sent.number for sent in again]
+        self._wait_for(numbers, shorter(publisher.confirm_timeout, attempts.left))
+        self._unconfirmed.clear()
 
     def __enter__(self) -> Self:
         self._open.enter_context(self._publisher.backend.batching())
@@ -74,10 +148,14 @@ class Batch:
         if exc is not None and (
             not isinstance(exc, Exception) or isinstance(exc, (OSError, ChannelError))
         ):
-            return  # somebody wants to leave at once, or no confirms can be expected
+            # Somebody wants to leave at once, or no confirms can be expected.
+            exc.add_note(
+                f"{self.sent} messages of the batch had been sent before this, of which "
+                f"{len(self._unconfirmed)} are not known to be confirmed"
+            )
+            return
         try:
-            self._open.close()
-            self._settle(0)
+            self._leave()
         except CarrotError:
             # The error that ended the block is the one to hear about.
             if exc is None:
@@ -90,3 +168,13 @@ class Batch:
             )
         elif self._failures:
             raise merged(self._failures)
+
+    def _leave(self) -> None:
+        try:
+            self._open.close()
+        except (ConnectionLost, ConnectionFailed) as exc:
+            if self._is_trusting:
+                raise
+            if self._unconfirmed:
+                self._recover(exc)
+        self._settle(0)

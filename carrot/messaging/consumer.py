@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 from carrot.backends.base import BaseBackend
@@ -14,8 +15,9 @@ from carrot.exceptions import (
 )
 from carrot.message import Message
 from carrot.messaging.receiver import Callback, ErrorCallback, Loop, Receiver
+from carrot.retry import Retry
 from carrot.utils import gen_unique_id
-from carrot.values import SHORT_STRING_BYTES, required_name
+from carrot.values import SHORT_STRING_BYTES, required_name, seconds
 
 
 class Consumer(Loop):
@@ -39,6 +41,8 @@ class Consumer(Loop):
     :param no_ack: the broker forgets each message as it delivers it: faster, and a message is
         lost when the program dies before it has processed it.
     :param auto_declare: declare queue, exchange and binding now.
+    :param queue_type: classic, quorum or stream; default the broker's own, classic. Quorum queues
+        are replicated among the nodes of a cluster.
     :param queue_arguments: such as ``{"x-message-ttl": 60000}`` (milliseconds).
     :param exchange_arguments: such as ``{"alternate-exchange": "unrouted"}``.
     :param binding_arguments: for a headers exchange, such as ``{"x-match": "any", "type": "pdf"}``.
@@ -50,6 +54,10 @@ class Consumer(Loop):
     :param on_decode_error: called with the message and the error when a body can't be decoded;
         without it the error leaves the loop, and the message is in its ``.message``.
     :param callbacks: functions to call with the data and the message.
+    :param retry: how often and how long to try to go on when the connection is lost; by default
+        until it works.
+    :param raise_on_cancel: raise ConsumerCancelled when the broker ends the subscription (the
+        queue was deleted, or its node is gone), instead of declaring and subscribing again.
     :param backend: the channel to use; default one of its own.
     """
 
@@ -63,6 +71,7 @@ class Consumer(Loop):
     auto_ack: bool = False
     no_ack: bool = False
     auto_declare: bool = True
+    queue_type: str | None = None
     queue_arguments: Mapping[str, Any] | None = None
     exchange_arguments: Mapping[str, Any] | None = None
     binding_arguments: Mapping[str, Any] | None = None
@@ -86,6 +95,7 @@ class Consumer(Loop):
         auto_ack: bool | None = None,
         no_ack: bool | None = None,
         auto_declare: bool | None = None,
+        queue_type: str | None = None,
         queue_arguments: Mapping[str, Any] | None = None,
         exchange_arguments: Mapping[str, Any] | None = None,
         binding_arguments: Mapping[str, Any] | None = None,
@@ -95,6 +105,8 @@ class Consumer(Loop):
         accept: Collection[str] | None = None,
         on_decode_error: ErrorCallback | None = None,
         callbacks: Sequence[Callback] | None = None,
+        retry: Retry | None = None,
+        raise_on_cancel: bool | None = None,
         backend: BaseBackend | None = None,
     ) -> None:
         self._use(connection, backend)
@@ -109,6 +121,7 @@ class Consumer(Loop):
             auto_ack=auto_ack,
             no_ack=no_ack,
             auto_declare=auto_declare,
+            queue_type=queue_type,
             queue_arguments=queue_arguments,
             exchange_arguments=exchange_arguments,
             binding_arguments=binding_arguments,
@@ -117,6 +130,8 @@ class Consumer(Loop):
             decoder=decoder,
             accept=accept,
             on_decode_error=on_decode_error,
+            retry=retry,
+            raise_on_cancel=raise_on_cancel,
         )
         self._set_callbacks(callbacks)
         # Exclusive queues go with their connection; the exchange is everybody's, and stays.
@@ -129,6 +144,8 @@ class Consumer(Loop):
             )
         self.consumer_tag = self._generate_consumer_tag()
         self._has_consumed = False
+        self._consume_options: dict[str, Any] = {}
+        self._declared_at: int | None = None
         self._closed = False
         if self.auto_declare:
             self.declare()
@@ -154,14 +171,18 @@ class Consumer(Loop):
         """
         self._closed = False
         self._follow_connection()
+        self._declare(self.warn_if_exists)
+        return self
+
+    def _declare(self, warn_if_exists: bool) -> None:
         if self.queue:
             self.backend.queue_declare(
                 queue=self.queue,
                 durable=self.durable,
                 exclusive=self.exclusive,
                 auto_delete=self.auto_delete,
-                warn_if_exists=self.warn_if_exists,
-                arguments=self.queue_arguments,
+                warn_if_exists=warn_if_exists,
+                arguments=self._queue_arguments(),
             )
         self._declare_exchange(
             self.exchange,
@@ -176,7 +197,12 @@ class Consumer(Loop):
             self.backend.queue_bind(
                 queue=self.queue, exchange=self.exchange, routing_key=key, arguments=arguments
             )
-        return self
+        self._declared_at = self.backend.generation
+
+    def _queue_arguments(self) -> Mapping[str, Any] | None:
+        if self.queue_type is None:
+            return self.queue_arguments
+        return {**(self.queue_arguments or {}), "x-queue-type": self.queue_type}
 
     def _binding(self) -> tuple[str, Mapping[str, Any] | None]:
         if isinstance(self.routing_key, Mapping) and self.exchange_type == "headers":
@@ -253,6 +279,10 @@ class Consumer(Loop):
         queue = self._usable_queue()
         if self.channel_open:
             return
+        self._consume_options = {"no_ack": no_ack, "callback": callback, "at_most": at_most}
+        if self._declared_at not in (None, self.backend.generation):
+            # On an earlier channel: the queue may have gone with it, or with the broker.
+            self._declare(warn_if_exists=False)
         if self._has_consumed and not self.no_ack:
             # RabbitMQ's quorum queues lose their way when a tag is used again. (With no_ack the
             # tag stays: it is the name of what is left over.)
@@ -274,14 +304,20 @@ class Consumer(Loop):
         """Whether this consumer is subscribed."""
         return self.backend.is_consuming(self.consumer_tag)
 
-    def iterconsume(self, limit: int | None = None, no_ack: bool | None = None) -> Iterator[bool]:
+    def iterconsume(
+        self,
+        limit: int | None = None,
+        no_ack: bool | None = None,
+        *,
+        timeout: float | None = None,
+    ) -> Iterator[bool]:
         """Subscribe now; each step of the iterator waits for a message and processes it.
 
         :param limit: stop after this many; None goes on until :meth:`stop`, :meth:`cancel` or
             :meth:`close`. The subscription stays until one of the last two.
+        :param timeout: seconds for all of it; then it raises OperationTimeout.
         """
-        self.consume(no_ack=no_ack)
-        return self.backend.consume(limit=limit)
+        return self._iterate(partial(self.consume, no_ack), limit, timeout)
 
     def stop(self) -> None:
         """End :meth:`wait` and :meth:`iterconsume` when the message in hand is processed.
@@ -301,6 +337,15 @@ class Consumer(Loop):
         if not self.auto_delete:
             self.consume(at_most=limit)
 
+    def _subscribe_again(self) -> None:
+        self.forget_declaration()
+        self.consume(**self._consume_options)
+
+    def forget_declaration(self) -> None:
+        """What was declared may be gone: declare it again before the next subscription."""
+        if self._declared_at is not None:
+            self._declared_at = -1
+
     def _release(self) -> None:
         if not self.auto_delete:
             self.cancel()
@@ -312,19 +357,26 @@ class Consumer(Loop):
         no_ack: bool | None = None,
         auto_ack: bool | None = None,
         enable_callbacks: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> Message | None:
         """Take the next message, or None when there is none.
 
         :param no_ack: default the consumer's own.
         :param auto_ack: default the consumer's own.
         :param enable_callbacks: process it as :meth:`wait` would.
+        :param timeout: seconds for the broker's answer; default ``operation_timeout``. (The driver
+            pyamqplib knows only that.)
+        :raises OperationTimeout: no answer in time.
+        :raises ConnectionLost: the connection is gone; the next call makes a new one.
         :raises DecodeError: with *auto_ack* or callbacks, for a body that can't be decoded; the
             message is unsettled, in ``.message``.
         """
         queue = self._usable_queue()
         no_ack = self.no_ack if no_ack is None else no_ack
         auto_ack = self.auto_ack if auto_ack is None else auto_ack
-        message = self._next_message(queue, no_ack)
+        timeout = None if timeout is None else seconds("timeout", timeout)
+        message = self._next_message(queue, no_ack, timeout)
         if message is None:
             return None
         if enable_callbacks or auto_ack or no_ack:
@@ -332,17 +384,19 @@ class Consumer(Loop):
             self.process(message, receiver, auto_ack or no_ack, self.on_decode_error)
         return self._received(message)
 
-    def _next_message(self, queue: str, no_ack: bool) -> Message | None:
+    def _next_message(self, queue: str, no_ack: bool, timeout: float | None) -> Message | None:
         """The oldest message: sent ahead to a running subscription, or still in the queue."""
         backend, tag = self.backend, self.consumer_tag
+        # Drivers of others may not know the argument.
+        options = {} if timeout is None else {"timeout": timeout}
         if not self.channel_open:
-            return backend.take(tag) or backend.get(queue, no_ack=no_ack)
+            return backend.take(tag) or backend.get(queue, no_ack=no_ack, **options)
         # What is being sent ahead comes before the broker's answer, or (RabbitMQ) right behind it,
         # and so before the answer to a second question.
         for _ in range(2):
             if (message := backend.take(tag)) is not None:
                 return message
-            if (message := backend.get(queue, no_ack=no_ack)) is not None:
+            if (message := backend.get(queue, no_ack=no_ack, **options)) is not None:
                 backend.deliver(tag, message)
         return backend.take(tag)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from carrot.exceptions import ConfigurationError, ConsumerNotFound
 from carrot.message import Message
 from carrot.messaging.consumer import Consumer
 from carrot.messaging.receiver import Callback, ErrorCallback, Loop
+from carrot.retry import Retry
 
 
 class ConsumerSet(Loop):
@@ -27,6 +28,10 @@ class ConsumerSet(Loop):
     :param callbacks: functions to call with the data and the message.
     :param auto_ack: ack the messages of every consumer as soon as they are decoded.
     :param on_decode_error: called with the message and the error, for consumers without their own.
+    :param retry: how often and how long to try to go on when the connection is lost; by default
+        until it works.
+    :param raise_on_cancel: raise ConsumerCancelled when the broker ends a subscription, instead
+        of declaring and subscribing again.
     :param backend: the channel to use; default one of its own.
     """
 
@@ -42,10 +47,17 @@ class ConsumerSet(Loop):
         *,
         auto_ack: bool | None = None,
         on_decode_error: ErrorCallback | None = None,
+        retry: Retry | None = None,
+        raise_on_cancel: bool | None = None,
         backend: BaseBackend | None = None,
     ) -> None:
         self._use(connection, backend)
-        self._set_options(auto_ack=auto_ack, on_decode_error=on_decode_error)
+        self._set_options(
+            auto_ack=auto_ack,
+            on_decode_error=on_decode_error,
+            retry=retry,
+            raise_on_cancel=raise_on_cancel,
+        )
         self._set_callbacks(callbacks)
         if isinstance(consumers, Consumer) or not isinstance(from_dict, (Mapping, type(None))):
             raise ConfigurationError(
@@ -116,6 +128,12 @@ class ConsumerSet(Loop):
         for consumer in list(self.consumers):
             self._subscribe(consumer, at_most=limit)
 
+    def _subscribe_again(self) -> None:
+        for consumer in list(self.consumers):
+            if not consumer.channel_open:
+                consumer.forget_declaration()
+            self._subscribe(consumer)
+
     def _receive_callback(self, consumer: Consumer, message: Message) -> None:
         """What becomes of a delivery."""
         consumer.process(
@@ -135,15 +153,6 @@ class ConsumerSet(Loop):
         for consumer in list(self.consumers):
             self._subscribe(consumer)
         self._is_consuming = True
-
-    def iterconsume(self, limit: int | None = None) -> Iterator[bool]:
-        """Subscribe now; each step of the iterator waits for a message and processes it.
-
-        :param limit: stop after this many; None goes on until :meth:`stop`, :meth:`cancel` or
-            :meth:`close`, or while the set has consumers.
-        """
-        self.consume()
-        return self.backend.consume(limit=limit)
 
     @property
     def channel_open(self) -> bool:

@@ -43,6 +43,7 @@ class SendOptions(MoreSendOptions, total=False):
 class Envelope(NamedTuple):
     """All about a message but its data.
 
+    :param has_id: each message gets an id of its own, so that a duplicate can be told.
     :param properties: those that don't depend on the data.
     :param complete: all of them, by content type: messages sent alike share them, and the
         driver's encoding of them.
@@ -54,6 +55,7 @@ class Envelope(NamedTuple):
     content_type: str | None
     content_encoding: str | None
     serializer: str | None
+    has_id: bool
     properties: dict[str, Any]
     complete: dict[str, Properties]
 

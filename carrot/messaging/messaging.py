@@ -90,9 +90,11 @@ class Messaging(Receiver):
         no_ack: bool | None = None,
         auto_ack: bool | None = None,
         enable_callbacks: bool = False,
+        *,
+        timeout: float | None = None,
     ) -> Message | None:
         """See :meth:`Consumer.fetch`."""
-        return self.consumer.fetch(no_ack, auto_ack, enable_callbacks)
+        return self.consumer.fetch(no_ack, auto_ack, enable_callbacks, timeout=timeout)
 
     def close(self) -> None:
         """Close the consumer and the publisher. Again is harmless."""

@@ -9,14 +9,20 @@ from typing import Any, ClassVar, Unpack
 from carrot.backends.base import BaseBackend
 from carrot.connection import BrokerConnection
 from carrot.exceptions import (
+    CarrotError,
     ChannelError,
     ConfigurationError,
+    ConnectionFailed,
+    ConnectionLost,
     EncodeError,
 )
 from carrot.message import Message, Outgoing, Properties
 from carrot.messaging.batch import Batch
 from carrot.messaging.envelope import Envelope, RoutingKey, SendOptions, checked_properties
+from carrot.messaging.message_ids import new_message_id
 from carrot.messaging.options import Configurable
+from carrot.recovery import recover
+from carrot.retry import Attempts, Retry, shorter
 from carrot.serialization import RAW_TYPE, call_encoder, registry
 from carrot.values import seconds, short_string, table
 
@@ -46,6 +52,8 @@ class Publisher(Configurable):
     :param auto_declare: declare the exchange now.
     :param confirm: :meth:`send` returns when the broker has taken the message.
     :param confirm_timeout: seconds to wait for that; None waits as long as it takes.
+    :param retry: how often and how long to send again what is not confirmed when the connection
+        is lost; default 30 seconds.
     :param mandatory: a message that reaches no queue raises Unroutable.
     :param backend: the channel to use; default one of its own.
     """
@@ -75,6 +83,7 @@ class Publisher(Configurable):
     #: How many messages :meth:`send_many` lets be on their way, not yet confirmed.
     confirm_window: int = 1000
     mandatory: bool = False
+    retry: Retry = Retry(seconds=30)
 
     def __init__(
         self,
@@ -92,6 +101,7 @@ class Publisher(Configurable):
         auto_declare: bool | None = None,
         confirm: bool | None = None,
         confirm_timeout: float | None = None,
+        retry: Retry | None = None,
         mandatory: bool | None = None,
         backend: BaseBackend | None = None,
     ) -> None:
@@ -109,12 +119,14 @@ class Publisher(Configurable):
             auto_declare=auto_declare,
             confirm=confirm,
             confirm_timeout=confirm_timeout,
+            retry=retry,
             mandatory=mandatory,
         )
         self.delivery_mode = self._delivery_mode(self.delivery_mode)
         if self.confirm_timeout is not None:
             self.confirm_timeout = seconds("confirm_timeout", self.confirm_timeout)
         self._envelopes: dict[tuple[Any, ...], Envelope] = {}
+        self._declared_at: int | None = None
         self._closed = False
         if self.auto_declare:
             self.declare()
@@ -129,6 +141,9 @@ class Publisher(Configurable):
         """
         self._closed = False
         self._follow_connection()
+        self._declare_again()
+
+    def _declare_again(self) -> None:
         self._declare_exchange(
             self.exchange,
             self.exchange_type,
@@ -136,6 +151,7 @@ class Publisher(Configurable):
             self.auto_delete,
             self.exchange_arguments,
         )
+        self._declared_at = self.backend.generation
 
     # -- sending
 
@@ -178,7 +194,9 @@ class Publisher(Configurable):
         :raises Nacked: the broker refused it.
         :raises EncodeError: the data can't be encoded; nothing was sent.
         :raises NotFound: there is no such exchange.
-        :raises ConnectionLost: the broker may or may not have it.
+        :raises ConnectionLost: or ConnectionFailed, and all attempts of :attr:`retry` are used
+            up; the broker may or may not have it.
+        :raises OperationTimeout: no confirm within :attr:`confirm_timeout`; the same holds.
         """
         envelope = self.envelope(
             routing_key, delivery_mode, mandatory, immediate, priority, content_type,
@@ -186,9 +204,25 @@ class Publisher(Configurable):
             message_id=message_id, correlation_id=correlation_id, reply_to=reply_to,
             timestamp=timestamp, type=type, app_id=app_id,
         )  # fmt: skip
-        number = self.publish(message_data, envelope)
+        message = self.message(message_data, envelope)
+        try:
+            number = self.publish(message, envelope)
+            if number is not None:
+                self.backend.wait_for_confirms((number,), self.confirm_timeout)
+        except (ConnectionLost, ConnectionFailed) as exc:
+            self.recover(exc, lambda attempts: self._send_again(message, envelope, attempts))
+
+    def _send_again(self, message: Message, envelope: Envelope, attempts: Attempts) -> None:
+        number = self.publish(message, envelope)
         if number is not None:
-            self.backend.wait_for_confirms((number,), self.confirm_timeout)
+            self.backend.wait_for_confirms((number,), shorter(self.confirm_timeout, attempts.left))
+
+    def recover(self, lost: CarrotError, again: Callable[[Attempts], object]) -> None:
+        """Do it *again* over a new connection, as often as :attr:`retry` allows.
+
+        :raises ConnectionLost: it didn't work; the last attempt's error, or ConnectionFailed.
+        """
+        recover(self.connection, lost, again, self.retry)
 
     def send_many(self, messages: Iterable[Any], **options: Unpack[SendOptions]) -> int:
         """Send each of *messages*, with :attr:`confirm_window` of them on their way at a time.
@@ -243,6 +277,7 @@ class Publisher(Configurable):
             content_type,
             content_encoding,
             serializer or self.serializer,
+            self.confirm,
         )
         others = (priority, headers, expiration, message_id, correlation_id, reply_to, timestamp,
                   type, app_id)  # fmt: skip
@@ -280,6 +315,7 @@ class Publisher(Configurable):
         content_type: str | None,
         content_encoding: str | None,
         serializer: str | None,
+        confirm: bool,
         properties: dict[str, Any],
     ) -> Envelope:
         if isinstance(key, Mapping) and self.exchange_type == "headers":
@@ -295,12 +331,17 @@ class Publisher(Configurable):
             content_type,
             content_encoding,
             serializer,
+            # Only those that may be sent again.
+            confirm and "message_id" not in properties,
             properties,
             {},
         )
 
-    def publish(self, data: Any, envelope: Envelope) -> int | None:
-        """Hand a message to the broker; returns its number when a confirm will come."""
+    def publish(self, message: Message, envelope: Envelope) -> int | None:
+        """Hand a message to the broker; returns its number when a confirm will come.
+
+        The exchange is declared again when the channel is not the one where it was declared.
+        """
         if self._closed:
             raise ChannelError(
                 f"this {type(self).__name__} (exchange {self.exchange!r}) is closed: create a new "
@@ -308,7 +349,10 @@ class Publisher(Configurable):
                 code=504,
             )
         backend = self.backend
-        message = self._message(data, envelope)
+        if self._declared_at not in (None, backend.generation):
+            self._declare_again()
+        if backend.is_blocked:
+            backend.wait_until_unblocked(self.confirm_timeout)
         # A returned message is only known to be one when the confirm comes after it.
         if backend.confirms is None and (self.confirm or envelope.mandatory):
             backend.confirm_select()
@@ -345,11 +389,15 @@ class Publisher(Configurable):
             correlation_id=correlation_id, reply_to=reply_to, timestamp=timestamp, type=type,
             app_id=app_id,
         )  # fmt: skip
-        message = self._message(message_data, envelope)
+        message = self.message(message_data, envelope)
         # Its own properties: others go on using those that messages share.
         return Outgoing(message.body, Properties(message.properties))
 
-    def _message(self, data: Any, envelope: Envelope) -> Message:
+    def message(self, data: Any, envelope: Envelope) -> Message:
+        """The message that carries *data*, encoded.
+
+        :raises EncodeError: the data can't be encoded.
+        """
         if envelope.content_type or self.encoder is not None:
             content_type, content_encoding, body = self._encode(data, envelope)
         else:
@@ -359,7 +407,7 @@ class Publisher(Configurable):
             properties = envelope.complete[content_type] = Properties(
                 envelope.properties, content_type=content_type, content_encoding=content_encoding
             )
-        return Outgoing(body, properties)
+        return Outgoing(body, properties, new_message_id() if envelope.has_id else None)
 
     def _encode(self, data: Any, envelope: Envelope) -> tuple[str, str, bytes]:
         """Content type, content encoding and body of data that no serializer encodes."""

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-from carrot.exceptions import CarrotError, ConfigurationError, SerializationError
+from carrot.exceptions import (
+    CarrotError,
+    ConfigurationError,
+    ConnectionFailed,
+    ConnectionLost,
+    ConsumerCancelled,
+    PreconditionFailed,
+    SerializationError,
+)
 from carrot.message import Message
 from carrot.messaging.options import Configurable
+from carrot.recovery import recover
+from carrot.retry import Retry, shorter
+from carrot.values import seconds
 
 Callback = Callable[[Any, Message], object]
 ErrorCallback = Callable[[Message, SerializationError], object]
@@ -63,10 +77,18 @@ class Receiver(Configurable):
 
 
 class Loop(Receiver):
-    """Consumes until it is told to stop."""
+    """Consumes until it is told to stop, and goes on over a new connection when one is lost.
 
-    def iterconsume(self, limit: int | None = None) -> Iterator[bool]:
-        """Subscribe now; each step of the iterator waits for a message and processes it."""
+    :ivar retry: how often and how long it tries to; by default until it works.
+    :ivar raise_on_cancel: raise ConsumerCancelled when the broker ends a subscription, instead of
+        declaring everything and subscribing again.
+    """
+
+    retry: Retry = Retry()
+    raise_on_cancel: bool = False
+
+    def consume(self) -> None:
+        """Subscribe; harmless when it is subscribed already."""
         raise NotImplementedError
 
     def cancel(self) -> None:
@@ -82,28 +104,37 @@ class Loop(Receiver):
         """Subscribe in order to process so many messages, if that makes a difference."""
         raise NotImplementedError
 
+    def _subscribe_again(self) -> None:
+        """Subscribe as before, on a new channel."""
+        raise NotImplementedError
+
     def _release(self) -> None:
         """End the subscription, unless the queue would go with it."""
         raise NotImplementedError
 
-    def wait(self, limit: int | None = None) -> None:
+    def wait(self, limit: int | None = None, timeout: float | None = None) -> None:
         """Process messages as they arrive, until :meth:`stop`, or until *limit* are processed.
 
         On return the subscription that it made is ended, and what the broker had sent ahead is
         back in the queue. Only with ``auto_delete`` the subscription stays until :meth:`cancel`
         or :meth:`close`, because the queue goes with its last one.
 
+        When the connection is lost, it is made again, and everything declared and subscribed.
+
+        :param timeout: seconds for all of it; None waits as long as it takes.
+        :raises OperationTimeout: not all were processed in time.
         :raises Exception: what a callback raises; the message stays as the callback left it.
         :raises DecodeError: a body that can't be decoded, without ``on_decode_error``.
-        :raises ConnectionLost: the connection is gone.
+        :raises ConnectionLost: or ConnectionFailed: the connection is gone, and the attempts of
+            :attr:`retry` are used up, or the connection has ``reconnect=False``.
         """
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
             raise ConfigurationError(f"limit must be a whole number, or None: {limit!r}")
         was_open = self.channel_open
         try:
             if limit is not None and limit > 0 and not was_open:
-                self._subscribe_for(limit)
-            for _ in self.iterconsume(limit):
+                self._subscribing(lambda: self._subscribe_for(limit))
+            for _ in self.iterconsume(limit, **({} if timeout is None else {"timeout": timeout})):
                 pass
         except BaseException:
             if not was_open:
@@ -114,3 +145,59 @@ class Loop(Receiver):
             self.backend.forget_stop()
         if not was_open:
             self._release()
+
+    def iterconsume(
+        self, limit: int | None = None, *, timeout: float | None = None
+    ) -> Iterator[bool]:
+        """Subscribe now; each step of the iterator waits for a message and processes it.
+
+        :param limit: stop after this many; None goes on until :meth:`stop`, :meth:`cancel` or
+            :meth:`close`. The subscription stays until one of the last two.
+        :param timeout: seconds for all of it; then it raises OperationTimeout.
+        """
+        return self._iterate(self.consume, limit, timeout)
+
+    def _iterate(
+        self, subscribe: Callable[[], object], limit: int | None, timeout: float | None
+    ) -> Iterator[bool]:
+        deadline = None
+        if timeout is not None:
+            deadline = time.monotonic() + seconds("timeout", timeout)
+        self._subscribing(subscribe)
+        heal = partial(self._heal, deadline=deadline)
+        return self.backend.consume(limit=limit, deadline=deadline, heal=heal)
+
+    # -- the connection, lost and found
+
+    def _subscribing(self, subscribe: Callable[[], object]) -> None:
+        try:
+            subscribe()
+        except CarrotError as exc:
+            if not self._heal(exc, None):
+                raise
+
+    def _heal(self, error: CarrotError, deadline: float | None) -> bool:
+        """Go on after *error*, if it is such that one can; False: it is to be raised."""
+        if not (self.connection.may_reconnect and self._is_curable(error)):
+            return False
+        retry = self.retry
+        if deadline is not None:
+            left = max(0.0, deadline - time.monotonic())
+            retry = replace(retry, seconds=shorter(retry.seconds, left))
+        recover(
+            self.connection,
+            error,
+            lambda attempts: self._subscribe_again(),
+            retry,
+            lambda: self.backend.is_stopping,
+        )
+        return True
+
+    def _is_curable(self, error: CarrotError) -> bool:
+        if isinstance(error, ConsumerCancelled):
+            return not self.raise_on_cancel
+        if isinstance(error, PreconditionFailed):
+            # Of a message that was not acked in time; it is delivered again
+            # (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout).
+            return "timed out" in error.text
+        return isinstance(error, (ConnectionLost, ConnectionFailed))

@@ -395,7 +395,8 @@ def test_closed_consumer_says_so_and_declare_opens_it_again(feed):
     assert feed.payloads() == ["x"]
 
 
-def test_deleted_queue_ends_the_loop_with_a_clear_error(feed, connect):
+def test_deleted_queue_ends_the_loop_with_a_clear_error_when_that_is_wanted(feed, connect):
+    feed.consumer.raise_on_cancel = True
     feed.consumer.register_callback(acking([]))
     feed.consumer.consume()
 
@@ -466,6 +467,7 @@ def test_stop_in_the_last_step_does_not_end_the_next_wait(feed):
 
 def test_channel_lost_in_a_callback_ends_the_loop_with_an_error(make_feed, unique):
     feed = make_feed(auto_ack=True)
+    feed.connection.reconnect = False
 
     def callback(message_data, message):
         with suppress(NotFound):

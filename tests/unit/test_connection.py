@@ -42,9 +42,11 @@ def test_without_arguments_it_is_guest_at_localhost() -> None:
         "virtual_host": "/",
         "ssl": False,
         "connect_timeout": 5.0,
-        "heartbeat": 0,
+        "heartbeat": None,
         "operation_timeout": 30.0,
         "login_method": "PLAIN",
+        "shuffle_hosts": False,
+        "reconnect": True,
         "insist": False,
         "backend_cls": "amqp",
         "transport_cls": "amqp",
@@ -107,6 +109,8 @@ def test_a_url_takes_the_place_of_the_hostname() -> None:
         "heartbeat": 30.0,
         "operation_timeout": 3.0,
         "login_method": "AMQPLAIN",
+        "shuffle_hosts": False,
+        "reconnect": True,
         "insist": False,
     }
     assert connection.password == "p"

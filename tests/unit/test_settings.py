@@ -114,7 +114,8 @@ def test_a_bad_url_says_what_is_wrong(url: str, says: str) -> None:
 
 
 def test_an_unknown_option_is_told_the_known_ones() -> None:
-    known = "connect_timeout, heartbeat, insist, login_method, operation_timeout, ssl"
+    known = "connect_timeout, heartbeat, insist, login_method, operation_timeout, reconnect, "
+    known += "shuffle_hosts, ssl"
 
     with pytest.raises(ConfigurationError, match=f"use {known}"):
         parse_url("amqp://host?hartbeat=1")
@@ -180,9 +181,11 @@ def test_without_arguments_the_settings_are_guests_at_localhost() -> None:
         "virtual_host": "/",
         "ssl": False,
         "connect_timeout": 5.0,
-        "heartbeat": 0,
+        "heartbeat": None,
         "operation_timeout": 30.0,
         "login_method": "PLAIN",
+        "shuffle_hosts": False,
+        "reconnect": True,
         "insist": False,
     }
 
@@ -228,7 +231,6 @@ def test_ssl_takes_a_flag_a_dict_or_a_context(value: Any) -> None:
         ("password", b"s3cret", "password must be text, not bytes"),
         ("heartbeat", "fast", "heartbeat must be a number of seconds"),
         ("heartbeat", -1, "heartbeat must be a number of seconds"),
-        ("heartbeat", None, "heartbeat must be a number of seconds"),
         ("connect_timeout", -1, "connect_timeout must be a number of seconds"),
         ("connect_timeout", "soon", "connect_timeout must be a number of seconds, 0 or more"),
         ("ssl", "yes", "ssl must be True, False, a dict or an SSLContext"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -13,7 +13,11 @@ from carrot.backends.amqp import framing
 from carrot.backends.amqp.channel import Channel
 from carrot.backends.amqp.delivery import Delivery
 from carrot.backends.amqp.framing import Event
-from carrot.backends.amqp.tables import encode_properties, read_short_string
+from carrot.backends.amqp.tables import (
+    encode_properties,
+    encode_shared_properties,
+    read_short_string,
+)
 from carrot.backends.amqp.transport import Transport
 from carrot.backends.base import (
     BaseBackend,
@@ -25,7 +29,7 @@ from carrot.backends.base import (
 )
 from carrot.backends.confirms import Confirms
 from carrot.exceptions import CarrotError, ChannelError, EncodeError
-from carrot.message import Properties
+from carrot.message import Outgoing
 from carrot.routing import check_exchange_type
 from carrot.values import method_arguments
 
@@ -55,11 +59,22 @@ class Backend(BaseBackend):
         with suppress(CarrotError):
             channel.close()
 
-    def _call(self, method: type[base.Frame], **arguments: Any) -> Any:
+    def _call(
+        self, method: type[base.Frame], timeout: float | None = None, **arguments: Any
+    ) -> Any:
         """Ask the broker, when the arguments are such that AMQP can carry them."""
+        return self._call_on(lambda: self.channel, method, timeout, **arguments)
+
+    def _call_on(
+        self,
+        channel: Callable[[], Channel],
+        method: type[base.Frame],
+        timeout: float | None = None,
+        **arguments: Any,
+    ) -> Any:
         checked = method_arguments(arguments)
         try:
-            return self.channel.call(method, **checked)
+            return channel().call(method, timeout, **checked)
         except ChannelError:
             self.take_failure()  # this is it, raised where it belongs
             raise
@@ -186,13 +201,19 @@ class Backend(BaseBackend):
     def publish(
         self, message: BaseMessage, exchange: str, routing_key: str, mandatory: bool = False
     ) -> int | None:
-        properties = message.properties
-        # Messages that are sent alike share their properties: encoded once, 2 µs saved for each.
-        wire = properties.wire if type(properties) is Properties else None
-        if wire is None:
-            wire = encode_properties(properties)
-            if isinstance(properties, Properties):
-                properties.wire = wire
+        if type(message) is Outgoing:
+            # Those that are sent alike share their properties: encoded once, 2 µs saved for each.
+            shared, message_id = message.shared, message.message_id
+            parts = shared.wire
+            if parts is None:
+                has_id = message_id is not None
+                parts = shared.wire = encode_shared_properties(shared, has_id)
+            if message_id is None:
+                wire = parts[0]
+            else:
+                wire = parts[0] + bytes((len(message_id),)) + message_id.encode() + parts[1]
+        else:
+            wire = encode_properties(message.properties)
         # The broker counts messages in the order they are written, from the moment it confirms.
         with self._publishing:
             channel, confirms = self._channel, self.confirms
@@ -211,7 +232,9 @@ class Backend(BaseBackend):
                     "body"
                 )
             number = None
-            if confirms is not None:
+            if confirms is None:
+                channel.look()
+            else:
                 number = confirms.publish(message, exchange, routing_key, mandatory)
             try:
                 channel.publish(
@@ -244,8 +267,9 @@ class Backend(BaseBackend):
             yield
         finally:
             self._is_batching = False
-            if self._channel is not None:
-                self._channel.flush()
+            channel = self._channel
+            if channel is not None:
+                channel.flush()
 
     def _confirm_select(self, channel: Channel) -> None:
         channel.call(commands.Confirm.Select)
@@ -286,8 +310,10 @@ class Backend(BaseBackend):
 
     # -- receiving
 
-    def get(self, queue: str, no_ack: bool = False) -> BaseMessage | None:
-        answer = self._call(commands.Basic.Get, queue=queue, no_ack=no_ack)
+    def get(
+        self, queue: str, no_ack: bool = False, timeout: float | None = None
+    ) -> BaseMessage | None:
+        answer = self._call(commands.Basic.Get, timeout, queue=queue, no_ack=no_ack)
         if not isinstance(answer, Event):
             return None
         delivery_tag, redelivered = framing.settled_of(answer.arguments)
@@ -301,7 +327,12 @@ class Backend(BaseBackend):
         self._call(commands.Basic.Cancel, consumer_tag=consumer_tag)
 
     def _qos(self, channel: Channel, prefetch_count: int, apply_global: bool) -> None:
-        self._call(commands.Basic.Qos, prefetch_count=prefetch_count, global_=apply_global)
+        self._call_on(
+            lambda: channel,
+            commands.Basic.Qos,
+            prefetch_count=prefetch_count,
+            global_=apply_global,
+        )
 
     # -- settling
 

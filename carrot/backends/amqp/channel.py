@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from contextlib import suppress
 from typing import Any, Protocol
@@ -27,6 +28,7 @@ class Line(Protocol):
     def write_soon(self, data: bytes, channel: Channel) -> None: ...
     def write_with_others(self, data: bytes, channel: Channel) -> None: ...
     def flush(self) -> None: ...
+    def look(self) -> None: ...
     def wait_for(self, ready: Any, timeout: float | None = None) -> None: ...
     def forget(self, number: int) -> None: ...
 
@@ -70,26 +72,30 @@ class Channel:
 
     # -- asking
 
-    def call(self, method: type[base.Frame], **arguments: Any) -> Any:
+    def call(self, method: type[base.Frame], timeout: float | None = None, **arguments: Any) -> Any:
         """Send a method and wait for its answer: pamqp's frame, or the event of a get-ok.
 
+        :param timeout: seconds; None: the connection's operation_timeout.
         :raises ChannelError: the broker refused, and closed the channel.
         :raises ConnectionLost: the connection is gone.
         :raises OperationTimeout: no answer in time; the channel is given up.
         """
-        with self._asking:
+        patience = self._line.operation_timeout if timeout is None else timeout
+        deadline = None if patience is None else time.monotonic() + patience
+        # Another thread may be asking.
+        if not self._asking.acquire(timeout=-1 if patience is None else patience):
+            raise self._unanswered(method, patience)
+        try:
             # Ready for the answer before anybody can read it.
             self._answer = None
             self._line.write(encode_method(method, self.number, **arguments), self)
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                self._line.wait_for(self._is_answered, self._line.operation_timeout)
+                self._line.wait_for(self._is_answered, left)
             except OperationTimeout as exc:
                 # The answer may still come, and must not be taken for that to another question.
                 self._give_up(says_goodbye=method is not commands.Channel.Close)
-                raise OperationTimeout(
-                    f"the broker didn't answer {method.name} within "
-                    f"{self._line.operation_timeout} seconds"
-                ) from exc
+                raise self._unanswered(method, patience) from exc
             except CarrotError:
                 raise
             except BaseException:
@@ -97,6 +103,12 @@ class Channel:
                 self._give_up(says_goodbye=method is not commands.Channel.Close)
                 raise
             return self._take_answer()
+        finally:
+            self._asking.release()
+
+    @staticmethod
+    def _unanswered(method: type[base.Frame], patience: float | None) -> OperationTimeout:
+        return OperationTimeout(f"the broker didn't answer {method.name} within {patience} seconds")
 
     def check_open(self) -> None:
         """Asked under the lock that guards what is written.
@@ -180,6 +192,10 @@ class Channel:
             self._line.write_with_others(frames, self)
         else:
             self._line.write(frames, self)
+
+    def look(self) -> None:
+        """Take in what has arrived, if nobody has lately."""
+        self._line.look()
 
     def flush(self) -> None:
         """Send what was kept back."""

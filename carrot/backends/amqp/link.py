@@ -7,6 +7,7 @@ import socket
 import ssl
 import struct
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -15,33 +16,110 @@ from carrot.settings import ConnectionSettings
 
 #: How much is read at once, in bytes: large reads decode many messages in one step.
 READ_SIZE = 256 * 1024
+#: TCP keepalive: seconds without traffic, seconds between probes, and probes without an answer.
+IDLE, PROBE_INTERVAL, PROBES = 60, 10, 3
+#: TCP_USER_TIMEOUT: seconds in which the peer's system must take in what was sent.
+UNACKED = 60
 
 
-def connect(settings: ConnectionSettings, port: int) -> Link:
-    """A link to the broker, within ``settings.connect_timeout`` seconds, TLS included.
+def connect(settings: ConnectionSettings, port: int, deadline: float | None) -> Link:
+    """A link to the broker, TLS included.
 
-    :raises OSError: refused, unreachable, unknown host, or a certificate that doesn't fit.
+    :param deadline: as ``time.monotonic()`` counts; None waits for ever.
+    :raises OSError: refused, unreachable, unknown host, no answer in time, or a certificate that
+        doesn't fit.
     """
-    sock = socket.create_connection((settings.hostname, port), settings.connect_timeout)
+    sock = _dial(settings.host, port, deadline)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        _notice_dead_peers(sock)
         if settings.ssl is False:
             return Link(sock, settings.operation_timeout)
         context, server_name = tls_context(settings)
-        # Within connect_timeout, which is the socket's timeout now.
-        return TlsLink(
-            context.wrap_socket(sock, server_hostname=server_name), settings.operation_timeout
-        )
+        tls = context.wrap_socket(sock, server_hostname=server_name, do_handshake_on_connect=False)
+        sock = tls
+        _shake_hands(tls, deadline)
+        return TlsLink(tls, settings.operation_timeout)
     except BaseException:
         sock.close()
         raise
 
 
+def _seconds_until(deadline: float | None) -> float | None:
+    """What is left until *deadline*.
+
+    :raises TimeoutError: nothing.
+    """
+    if deadline is None:
+        return None
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
+
+
+def _dial(hostname: str, port: int, deadline: float | None) -> socket.socket:
+    """A TCP connection to the first of the host's addresses that answers."""
+    failure: OSError | None = None
+    for family, kind, protocol, _, address in socket.getaddrinfo(
+        hostname, port, type=socket.SOCK_STREAM
+    ):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            sock.settimeout(_seconds_until(deadline))
+            sock.connect(address)
+        except OSError as exc:
+            sock.close()
+            # The first address is the preferred one, and its failure says most.
+            failure = failure or exc
+            continue
+        return sock
+    raise failure or OSError(f"{hostname} has no address")
+
+
+def _shake_hands(tls: ssl.SSLSocket, deadline: float | None) -> None:
+    """TLS's handshake; a timeout of the socket's own would be one for each of its reads."""
+    tls.setblocking(False)
+    while True:
+        try:
+            tls.do_handshake()
+            return
+        except ssl.SSLWantReadError:
+            wanted = select.POLLIN
+        except ssl.SSLWantWriteError:
+            wanted = select.POLLOUT
+        _poll_for(tls.fileno(), wanted, _seconds_until(deadline))
+
+
+def _poll_for(fd: int, wanted: int, timeout: float | None) -> bool:
+    """Whether the socket is ready for that, within *timeout* seconds."""
+    poll = select.poll()
+    poll.register(fd, wanted)
+    return bool(poll.poll(None if timeout is None else timeout * 1000))
+
+
+def _notice_dead_peers(sock: socket.socket) -> None:
+    """Let the system notice a peer that is gone without a word, where it knows how.
+
+    An idle connection is probed after IDLE seconds, and what was sent must be taken within
+    UNACKED seconds.
+    """
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in (
+        ("TCP_KEEPIDLE", IDLE),
+        ("TCP_KEEPINTVL", PROBE_INTERVAL),
+        ("TCP_KEEPCNT", PROBES),
+        ("TCP_USER_TIMEOUT", UNACKED * 1000),
+    ):
+        if hasattr(socket, option):
+            with suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
 class Link:
     """A TCP connection. One thread reads at a time; writers exclude each other by themselves.
 
-    :param timeout: seconds in which a write must get on; None waits for ever.
+    :param timeout: seconds in which the peer must take what is written; None waits for ever.
     """
 
     def __init__(self, sock: socket.socket, timeout: float | None) -> None:
@@ -61,8 +139,15 @@ class Link:
     def _prepare(self) -> None:
         # A timeout of Python's own would cost a poll() for every write; the kernel's costs nothing.
         self._sock.settimeout(None)
-        if self._timeout is not None:
-            seconds, fraction = divmod(self._timeout, 1)
+        self.hurry(self._timeout)
+
+    def hurry(self, timeout: float | None) -> None:
+        """From now on the peer must take what is written within so many seconds."""
+        self._timeout = timeout
+        # The kernel's timeout is for a part of the data; how long it all takes is looked at then.
+        self._slice = max(0.001, min(1.0, 1.0 if timeout is None else timeout))
+        if timeout is not None:
+            seconds, fraction = divmod(self._slice, 1)
             self._sock.setsockopt(
                 socket.SOL_SOCKET,
                 socket.SO_SNDTIMEO,
@@ -100,13 +185,32 @@ class Link:
     def write(self, data: bytes) -> None:
         """Send all of *data*.
 
-        :raises OSError: the connection is broken, or stuck for the timeout; what was sent of the
-            data is not known, so the link is of no more use.
+        :raises OSError: the connection is broken, or didn't take it all within the timeout; what
+            was sent of the data is not known, so the link is of no more use.
         """
         try:
-            self._sock.sendall(data)
-        except BlockingIOError as exc:
-            raise TimeoutError(f"the broker took nothing for {self._timeout} seconds") from exc
+            sent = self._sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(data):
+            self._write_on(memoryview(data)[sent:])
+
+    def _write_on(self, rest: memoryview) -> None:
+        """Send the *rest* of what the peer is slow to take."""
+        deadline = None
+        if self._timeout is not None:
+            deadline = time.monotonic() + self._timeout - self._slice
+        while rest:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise self._stuck()
+            with suppress(BlockingIOError):
+                rest = rest[self._sock.send(rest) :]
+
+    def _stuck(self) -> TimeoutError:
+        return TimeoutError(
+            f"the broker didn't take what was sent within {self._timeout} seconds "
+            "(operation_timeout): is it blocked by an alarm, or overloaded?"
+        )
 
     def write_if_room(self, data: bytes) -> bytes:
         """Send as much of *data* as goes without waiting; returns the rest."""
@@ -132,6 +236,9 @@ class TlsLink(Link):
 
     _sock: ssl.SSLSocket
 
+    def hurry(self, timeout: float | None) -> None:
+        self._timeout = timeout
+
     def _prepare(self) -> None:
         self._sock.setblocking(False)
         self._tls_lock = threading.Lock()
@@ -155,8 +262,8 @@ class TlsLink(Link):
     def write(self, data: bytes) -> None:
         view = memoryview(self._begun + data)
         self._begun = b""
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
         while view:
-            wanted = select.POLLOUT
             try:
                 with self._tls_lock:
                     sent = self._sock.send(view)
@@ -165,11 +272,10 @@ class TlsLink(Link):
             except ssl.SSLWantReadError:
                 wanted = select.POLLIN  # TLS has something of its own to settle first
             except ssl.SSLWantWriteError:
-                pass
-            room = select.poll()
-            room.register(self._fd, wanted)
-            if not room.poll(None if self._timeout is None else self._timeout * 1000):
-                raise TimeoutError(f"the broker took nothing for {self._timeout} seconds")
+                wanted = select.POLLOUT
+            left = None if deadline is None else deadline - time.monotonic()
+            if (left is not None and left <= 0) or not _poll_for(self._fd, wanted, left):
+                raise self._stuck()
 
     def write_if_room(self, data: bytes) -> bytes:
         data, self._begun = self._begun + data, b""
@@ -191,7 +297,7 @@ def tls_context(settings: ConnectionSettings) -> tuple[ssl.SSLContext, str]:
     :raises ConfigurationError: an unknown option, or a file that can't be loaded.
     """
     if isinstance(settings.ssl, ssl.SSLContext):
-        return settings.ssl, settings.hostname
+        return settings.ssl, settings.host
     options = dict(settings.ssl) if isinstance(settings.ssl, Mapping) else {}
     unknown = sorted(set(options) - set(_TLS_OPTIONS))
     if unknown:
@@ -212,4 +318,4 @@ def tls_context(settings: ConnectionSettings) -> tuple[ssl.SSLContext, str]:
     if "cert_reqs" in options:
         context.check_hostname = options["cert_reqs"] == ssl.CERT_REQUIRED
         context.verify_mode = options["cert_reqs"]
-    return context, options.get("server_hostname") or settings.hostname
+    return context, options.get("server_hostname") or settings.host

@@ -119,6 +119,24 @@ def encode_properties(properties: Mapping[str, Any]) -> bytes:
     return _short.pack(flags) + b"".join(values)
 
 
+def encode_shared_properties(properties: Mapping[str, Any], has_id: bool) -> tuple[bytes, bytes]:
+    """The same in two parts: what comes before the ``message_id``, and what comes after it.
+
+    :param has_id: each message has one of its own, a short string to stand between the two.
+    """
+    if not has_id:
+        return encode_properties(properties), b""
+    following = {}
+    for name, _, _ in reversed(_PROPERTY_ENCODERS):
+        if name == "message_id":
+            break
+        following[name] = properties.get(name)
+    whole = encode_properties({**properties, "message_id": ""})
+    after = encode_properties(following)[2:]
+    # Between them is the empty string.
+    return whole[: len(whole) - len(after) - 1], after
+
+
 # -- decoding ---------------------------------------------------------------------------
 
 Decoded = tuple[Any, int]  # the value, and the offset behind it

@@ -10,6 +10,7 @@ import platform
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any, ClassVar, Self
@@ -33,6 +34,10 @@ PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 #: What the handshake proposes; the broker may want less. RabbitMQ's own default.
 FRAME_MAX = 131072
 CHANNEL_MAX = 2047
+#: Seconds between signs of life, unless the settings say otherwise.
+HEARTBEAT = 30
+#: How long may nobody have read, in seconds, when a message is sent that nobody confirms.
+UNREAD = 0.5
 #: How late an ack may be, in seconds, so that it can share a write with others.
 ACK_DELAY = 0.001
 #: How much is kept back, in bytes, while many messages are sent together.
@@ -60,12 +65,13 @@ class Transport(BaseTransport):
         self._numbers = threading.Lock()
         self._decoder = Decoder(FRAME_MAX)
         self._lost: ConnectionLost | None = None
-        self._turns = Turns(self._read_once)
+        self._turns = Turns(self._read_once, self._tell_blocked)
+        self._blocked_news: deque[str | None] = deque()
         self._writing = threading.Lock()
         self._soon: list[bytes] = []
         self._soon_size = 0
         self._flush_is_due = False
-        self._last_write = self._last_read = time.monotonic()
+        self._last_write = self._last_read = self._last_look = time.monotonic()
         self._answer: base.Frame | None = None
 
     # -- opening
@@ -74,13 +80,13 @@ class Transport(BaseTransport):
     def open(cls, settings: ConnectionSettings) -> Self:
         port = settings.port or (cls.default_tls_port if settings.ssl else cls.default_port)
         assert port is not None
-        host = f"[{settings.hostname}]" if ":" in settings.hostname else settings.hostname
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
         where = f"{host}:{port}, virtual host {settings.virtual_host!r}"
         timeout = settings.connect_timeout
         deadline = None if timeout is None else time.monotonic() + timeout
         transport = None
         try:
-            transport = cls(link_module.connect(settings, port), settings, where)
+            transport = cls(link_module.connect(settings, port, deadline), settings, where)
             transport._shake_hands(settings, deadline)
         except ConfigurationError:
             raise
@@ -111,7 +117,9 @@ class Transport(BaseTransport):
         self.frame_max = min(tune.frame_max or FRAME_MAX, FRAME_MAX)
         self._channel_max = min(tune.channel_max or CHANNEL_MAX, CHANNEL_MAX)
         self._decoder.frame_max = self.frame_max
-        self._heartbeat = float(math.ceil(settings.heartbeat))
+        self._heartbeat = float(
+            HEARTBEAT if settings.heartbeat is None else math.ceil(settings.heartbeat)
+        )
         if self._heartbeat and tune.heartbeat:
             self._heartbeat = min(self._heartbeat, float(tune.heartbeat))
         self._send(
@@ -169,6 +177,12 @@ class Transport(BaseTransport):
         if not self._turns.wait_for(ready, timeout):
             raise OperationTimeout(f"nothing came from {self._where} within {timeout} seconds")
 
+    def look(self) -> None:
+        """Take in what has arrived, if nobody has lately: the end of the connection, perhaps."""
+        if time.monotonic() - self._last_look > UNREAD:
+            self._last_look = time.monotonic()
+            self._turns.wait_for(_never, 0)
+
     def _read_once(self, timeout: float | None) -> None:
         """Read what there is, waiting for it at most *timeout* seconds."""
         self._raise_lost()
@@ -192,7 +206,7 @@ class Transport(BaseTransport):
                 return
             if not data:
                 raise ConnectionResetError("the broker hung up")
-            self._last_read = time.monotonic()
+            self._last_read = self._last_look = time.monotonic()
             self._handle(self._decoder.feed(data))
         except (OSError, ValueError, FramingError, ClosedByBroker) as exc:
             self._lose(exc)
@@ -234,8 +248,18 @@ class Transport(BaseTransport):
             with suppress(CarrotError):
                 self._send(commands.Connection.CloseOk)
             raise ClosedByBroker(command.reply_code or 0, command.reply_text)
-        if not isinstance(command, (commands.Connection.Blocked, commands.Connection.Unblocked)):
+        if isinstance(command, commands.Connection.Blocked):
+            self.blocked = command.reason or "no reason given"
+            self._blocked_news.append(self.blocked)
+        elif isinstance(command, commands.Connection.Unblocked):
+            self.blocked = None
+            self._blocked_news.append(None)
+        else:
             self._answer = command
+
+    def _tell_blocked(self) -> None:
+        while self._blocked_news:
+            self.tell_blocked(self._blocked_news.popleft())
 
     def interrupt(self) -> None:
         self._link.wake()
@@ -304,8 +328,11 @@ class Transport(BaseTransport):
             channel.check_open()
 
     def flush(self) -> None:
-        """Send what was to be sent soon."""
-        if self._soon and self._lost is None:
+        """Send what was to be sent soon.
+
+        :raises ConnectionLost: the connection is gone.
+        """
+        if self._soon:
             self.write(b"")
 
     def _flush_late(self) -> None:
@@ -365,14 +392,18 @@ class Transport(BaseTransport):
 
     # -- closing
 
-    def close(self) -> None:
+    def close(self, timeout: float | None = None) -> None:
         if self._lost is not None:
             return
-        patience = self.operation_timeout
+        patience = self.operation_timeout if timeout is None else timeout
         deadline = None if patience is None else time.monotonic() + patience
-        with suppress(CarrotError):
-            self._send(commands.Connection.Close, reply_code=200)
-            self._expect(commands.Connection.CloseOk, deadline)
+        # A write that hangs is not waited for: hanging up ends it.
+        if self._writing.acquire(timeout=-1 if patience is None else patience):
+            self._link.hurry(patience)
+            self._writing.release()
+            with suppress(CarrotError):
+                self._send(commands.Connection.Close, reply_code=200)
+                self._expect(commands.Connection.CloseOk, deadline)
         self._lose(ConnectionAbortedError("it was closed here"))
 
     def disown(self) -> None:
@@ -380,6 +411,10 @@ class Transport(BaseTransport):
         for channel in self._channels.values():
             channel.is_open = False
         self._link.abandon()
+
+
+def _never() -> bool:
+    return False
 
 
 def _weakly(method: Callable[[], object]) -> Callable[[], None]:

@@ -32,7 +32,7 @@ _worlds_lock = threading.Lock()
 
 
 def _world_name(settings: ConnectionSettings) -> tuple[str, int | None, str]:
-    return settings.hostname, settings.port, settings.virtual_host
+    return settings.host, settings.port, settings.virtual_host
 
 
 def _world(settings: ConnectionSettings) -> Broker:
@@ -86,7 +86,7 @@ class Transport(BaseTransport):
     def interrupt(self) -> None:
         self._connection.wake()
 
-    def close(self) -> None:
+    def close(self, timeout: float | None = None) -> None:
         self._connection.close()
 
     def disown(self) -> None:
@@ -241,7 +241,9 @@ class Backend(BaseBackend):
 
     # -- receiving
 
-    def get(self, queue: str, no_ack: bool = False) -> BaseMessage | None:
+    def get(
+        self, queue: str, no_ack: bool = False, timeout: float | None = None
+    ) -> BaseMessage | None:
         channel: Channel = self.channel
         try:
             delivery = channel.get(queue, no_ack)

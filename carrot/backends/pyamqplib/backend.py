@@ -190,7 +190,10 @@ class Backend(BaseBackend):
 
     # -- receiving
 
-    def get(self, queue: str, no_ack: bool = False) -> BaseMessage | None:
+    def get(
+        self, queue: str, no_ack: bool = False, timeout: float | None = None
+    ) -> BaseMessage | None:
+        # py-amqp has one timeout for all answers: operation_timeout.
         raw = self._call("basic_get", queue=queue, no_ack=no_ack)
         return None if raw is None else self.message_to_python(raw, no_ack=no_ack)
 

@@ -17,7 +17,6 @@ from amqp import spec
 from carrot.backends.base import BaseTransport
 from carrot.backends.turns import Turns
 from carrot.exceptions import (
-    AccessRefused,
     CarrotError,
     ChannelError,
     ConfigurationError,
@@ -94,7 +93,7 @@ class Transport(BaseTransport):
     @classmethod
     def open(cls, settings: ConnectionSettings) -> Self:
         port = settings.port or (cls.default_tls_port if settings.ssl else cls.default_port)
-        host = f"[{settings.hostname}]" if ":" in settings.hostname else settings.hostname
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
         where = f"{host}:{port}, virtual host {settings.virtual_host!r}"
         connection = _Connection(
             host=f"{host}:{port}",
@@ -104,7 +103,7 @@ class Transport(BaseTransport):
             virtual_host=settings.virtual_host,
             ssl=_tls_options(settings),
             connect_timeout=settings.connect_timeout,
-            heartbeat=math.ceil(settings.heartbeat),
+            heartbeat=math.ceil(settings.heartbeat or 0),
         )
         try:
             connection.connect()
@@ -219,15 +218,16 @@ class Transport(BaseTransport):
             if self.is_open:
                 self._amqp.send_heartbeat()
 
-    def close(self) -> None:
+    def close(self, timeout: float | None = None) -> None:
         self._why_closed = self._why_closed or "it was closed here"
         self._closed.set()
+        patience = self._close_timeout if timeout is None else timeout
         # A call that hangs is not waited for: hanging up ends it.
-        has_lock = self.lock.acquire(timeout=self._close_timeout or -1)
+        has_lock = self.lock.acquire(timeout=-1 if patience is None else patience)
         try:
             if self._amqp.connected and has_lock:
                 with suppress(amqp.AMQPError, OSError, AttributeError):
-                    self._amqp.transport.sock.settimeout(self._close_timeout)
+                    self._amqp.transport.sock.settimeout(patience)
                     self._amqp.close()
             self._amqp.collect()
         finally:
@@ -269,13 +269,13 @@ _TLS_OPTIONS = frozenset(
 def _tls_options(settings: ConnectionSettings) -> bool | dict[str, Any]:
     """The options for py-amqp's TLS transport, which verifies the host's name when it has one."""
     if isinstance(settings.ssl, bool):
-        return {"server_hostname": settings.hostname} if settings.ssl else False
+        return {"server_hostname": settings.host} if settings.ssl else False
     if isinstance(settings.ssl, Mapping):
         if unknown := sorted(set(settings.ssl) - _TLS_OPTIONS):
             raise ConfigurationError(
                 f"unknown TLS options {unknown}: use {', '.join(sorted(_TLS_OPTIONS))}"
             )
-        return {"server_hostname": settings.hostname, **settings.ssl}
+        return {"server_hostname": settings.host, **settings.ssl}
     raise NotSupported(
         "the pyamqplib driver takes no SSLContext: pass ssl=True, or a dict of keyfile, certfile, "
         "ca_certs, cert_reqs, server_hostname, ciphers"
@@ -285,20 +285,7 @@ def _tls_options(settings: ConnectionSettings) -> bool | dict[str, Any]:
 def _connection_failed(
     settings: ConnectionSettings, where: str, cause: Exception
 ) -> ConnectionFailed:
-    refused = isinstance(cause, (amqp.AccessRefused, amqp.NotAllowed))
-    reason = str(cause.reply_text if isinstance(cause, amqp.AMQPError) else cause)
-    if "vhost" in reason and "not found" in reason:
-        refused = False
-        reason += ": create the virtual host, or check its name"
-    elif refused:
-        reason += " (check user and password, and that the user may enter the virtual host)"
-    elif isinstance(cause, TimeoutError):
-        reason = f"no answer within {settings.connect_timeout} seconds"
-    elif isinstance(cause, ConnectionRefusedError):
-        reason += " (is the broker running, and is this its host and port?)"
-    elif isinstance(cause, socket.gaierror):
-        reason = f"the host name {settings.hostname!r} can't be resolved ({cause.strerror})"
-    elif not isinstance(cause, OSError) or "closed connection" in reason:
-        reason = f"the peer doesn't speak AMQP 0-9-1, or hung up ({reason})"
-    cls = AccessRefused if refused else ConnectionFailed
-    return cls(f"can't connect to {where}, as user {settings.userid!r}: {reason}")
+    told = f"{type(cause).__name__}: {cause}"
+    if isinstance(cause, amqp.AMQPError):
+        told = f"{cause.reply_code} {cause.reply_text}"
+    return ConnectionFailed.from_cause(settings, where, told)

@@ -1,0 +1,75 @@
+"""A clean stop: a signal ends the loops when the message in hand is done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any, Protocol
+
+from carrot.exceptions import ConfigurationError
+from carrot.values import seconds as checked_seconds
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Stoppable(Protocol):
+    """A Consumer, or a ConsumerSet."""
+
+    def stop(self) -> None: ...
+
+
+class _Stop:
+    """What the first signal begins, and the second, or the end of patience, cuts short."""
+
+    def __init__(self, loops: Sequence[Stoppable], patience: float | None) -> None:
+        self.was_asked = False
+        self._loops = loops
+        self._patience = patience
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.was_asked:
+            # As the shell counts what a signal ended. What is unsettled goes back to its queue.
+            raise SystemExit(128 + number)
+        self.was_asked = True
+        if self._patience is not None:
+            again = threading.Timer(self._patience, os.kill, (os.getpid(), number))
+            again.daemon = True
+            again.start()
+        for loop in self._loops:
+            loop.stop()
+
+
+@contextmanager
+def stop_on_signals(
+    *loops: Stoppable,
+    seconds: float | None = 30,
+    signals: Sequence[signal.Signals] = SIGNALS,
+) -> Iterator[None]:
+    """Let a signal end ``wait()`` and ``iterconsume()`` when the message in hand is done.
+
+    What the broker sent ahead goes back to its queue, and the program goes on behind the loop, to
+    close its connection and end. A second signal ends it at once, with SystemExit, and so does
+    the first one when the program still runs *seconds* later.
+
+    :param loops: each Consumer and ConsumerSet that is to stop.
+    :param seconds: None waits as long as it takes.
+    :param signals: default SIGTERM (systemd, containers) and SIGINT (Ctrl-C).
+    :raises ConfigurationError: used outside the main thread, where Python has no signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise ConfigurationError(
+            "stop_on_signals() works in the main thread only: call the consumer's stop() instead"
+        )
+    stop = _Stop(loops, None if seconds is None else checked_seconds("seconds", seconds))
+    before: dict[signal.Signals, Any] = {number: signal.signal(number, stop) for number in signals}
+    try:
+        yield
+    finally:
+        # When the program is to end, a second signal ends it at once, and patience has an end.
+        if not stop.was_asked:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -1,0 +1,1 @@
+"""What carrot does when the network and the broker fail."""
