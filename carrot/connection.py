@@ -61,10 +61,10 @@ class BrokerConnection:
     :param port: a number, also as text; default the driver's (5672 for AMQP).
     :param ssl: True, a dict of the driver's TLS options, or an ``ssl.SSLContext``.
     :param connect_timeout: seconds for connecting and logging in; default 5, None waits forever.
-    :param heartbeat: seconds between signs of life; 0 sends none. The default is 30 with the
+    :param heartbeat: seconds between signs of life; 0 sends none. The default is 10 with the
         driver amqp, and none with the others.
-    :param operation_timeout: seconds for the broker's answer to a request; default 30. The
-        drivers amqp and memory keep to it.
+    :param operation_timeout: seconds for the broker's answer to a request, and for taking what
+        is sent to it; default 30.
     :param shuffle_hosts: try the hosts in an order of chance; default False.
     :param reconnect: publishers and consumers go on over a new connection when this one is lost;
         default True.
@@ -279,9 +279,9 @@ class BrokerConnection:
         """A connection to the first host that lets us in."""
         transport_cls = self.get_backend_cls().transport_cls
         failures: list[ConnectionFailed] = []
-        for settings in self.settings.hosts:
+        for settings in self.settings.to_try:
             if deadline is not None:
-                left = max(0.001, deadline - time.monotonic())
+                left = max(0.1, round(deadline - time.monotonic(), 1))
                 patience = min(left, settings.connect_timeout or left)
                 settings = replace(settings, connect_timeout=patience)
             try:
@@ -385,7 +385,8 @@ class BrokerConnection:
     def close(self, timeout: float | None = None) -> None:
         """Close the connection and every channel on it. Again is harmless.
 
-        :param timeout: seconds to wait for the broker's goodbye; default ``operation_timeout``.
+        :param timeout: seconds to wait for the broker's goodbye; default ``operation_timeout``
+            (with pyamqplib ``connect_timeout``).
         """
         patience = None if timeout is None else seconds("timeout", timeout)
         # Whoever is connecting finds out, too.

@@ -51,7 +51,7 @@ def recover(
     :param is_over: nobody needs it any longer.
     :returns: whether it worked; False: it is over.
     """
-    attempts = Attempts(retry)
+    attempts, first = Attempts(retry), lost
     for wait in attempts:
         if not connection.may_reconnect:
             break
@@ -68,4 +68,6 @@ def recover(
         else:
             connection.tell_recovered()
             return True
+    if lost is not first:
+        lost.add_note(f"That was the last attempt to go on; it began with: {first}")
     raise lost

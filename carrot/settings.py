@@ -62,6 +62,11 @@ class ConnectionSettings:
             short_string(name, getattr(self, name))
         if not isinstance(self.password, str):
             raise ConfigurationError(f"password must be text, not {type(self.password).__name__}")
+        try:
+            self.password.encode()
+        except UnicodeEncodeError:
+            # Without the cause, which quotes it.
+            raise ConfigurationError("the password has a character that is no text") from None
         object.__setattr__(self, "port", _port(self.port))
         object.__setattr__(self, "hostname", _hostname(self.hostname))
         for name in ("connect_timeout", "operation_timeout"):
@@ -85,13 +90,16 @@ class ConnectionSettings:
 
     @property
     def hosts(self) -> list[Self]:
-        """These settings for each of the hosts, in the order in which to try them."""
+        """These settings for each of the hosts, in the order given."""
         if isinstance(self.hostname, str):
             return [self]
         addresses = [_host_and_port(host) for host in self.hostname]
-        if self.shuffle_hosts:
-            random.shuffle(addresses)
         return [replace(self, hostname=host, port=port or self.port) for host, port in addresses]
+
+    @property
+    def to_try(self) -> list[Self]:
+        """The same in the order in which to try them."""
+        return random.sample(self.hosts, len(self.hosts)) if self.shuffle_hosts else self.hosts
 
     def info(self) -> dict[str, Any]:
         """The settings by name, with the password hidden."""

@@ -172,14 +172,10 @@ class Consuming(Lifecycle):
         :raises ChannelError: the broker closed the channel.
         """
         while True:
-            transport = self._transport
-            if (
-                self.inbox
-                and not self._interrupted
-                and self._failure is None
-                and transport is not None
-                and transport.is_open
-            ):
+            if self.inbox and not self._interrupted and self._failure is None:
+                transport = self._transport
+                if transport is None or not transport.is_open:
+                    self._drop_what_will_be_redelivered()
                 try:
                     return self.inbox.popleft()
                 except IndexError:
@@ -193,9 +189,6 @@ class Consuming(Lifecycle):
         return self.is_open and message.generation in (None, self.generation)
 
     def _wait_for_delivery(self, timeout: float | None) -> bool:
-        if self._transport is None or not self._transport.is_open:
-            self._drop_what_will_be_redelivered()
-
         def ready() -> bool:
             return self._interrupted or not self._subscriptions or self.is_ready
 

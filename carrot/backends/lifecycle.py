@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from abc import abstractmethod
@@ -102,6 +103,11 @@ class Lifecycle(Topology):
         self._transport: BaseTransport | None = None
         self._channel: Any = None
         self._finalizer: weakref.finalize[..., Any] | None = None
+        self.renew_locks()
+        _of_this_process.add(self)
+
+    def renew_locks(self) -> None:
+        """Make the locks, also in a forked child, whose parent's threads may hold the old ones."""
         #: Held while the channel, its mode or its consumers change, and while one settles.
         self.changing = threading.RLock()
 
@@ -275,3 +281,15 @@ class Lifecycle(Topology):
 
         :raises Exception: what the callback raises; the message stays as the callback left it.
         """
+
+
+# All backends, whose locks a forked child inherits as they are at that moment.
+_of_this_process: weakref.WeakSet[Lifecycle] = weakref.WeakSet()
+
+
+def _renew_all_locks() -> None:
+    for backend in list(_of_this_process):
+        backend.renew_locks()
+
+
+os.register_at_fork(after_in_child=_renew_all_locks)

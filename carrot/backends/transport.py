@@ -155,6 +155,7 @@ _of_this_process: weakref.WeakSet[BaseTransport] = weakref.WeakSet()
 
 def _disown_all() -> None:
     for transport in list(_of_this_process):
+        transport._backends_lock = threading.Lock()  # a thread of the parent's may hold it
         transport.disown()
     _of_this_process.clear()
 

@@ -199,6 +199,11 @@ class Consumer(Loop):
             )
         self._declared_at = self.backend.generation
 
+    def _declare_if_new(self) -> None:
+        """Declare again what was declared on an earlier channel: it may have gone with that."""
+        if self._declared_at not in (None, self.backend.generation):
+            self._declare(warn_if_exists=False)
+
     def _queue_arguments(self) -> Mapping[str, Any] | None:
         if self.queue_type is None:
             return self.queue_arguments
@@ -280,9 +285,7 @@ class Consumer(Loop):
         if self.channel_open:
             return
         self._consume_options = {"no_ack": no_ack, "callback": callback, "at_most": at_most}
-        if self._declared_at not in (None, self.backend.generation):
-            # On an earlier channel: the queue may have gone with it, or with the broker.
-            self._declare(warn_if_exists=False)
+        self._declare_if_new()
         if self._has_consumed and not self.no_ack:
             # RabbitMQ's quorum queues lose their way when a tag is used again. (With no_ack the
             # tag stays: it is the name of what is left over.)
@@ -376,6 +379,7 @@ class Consumer(Loop):
         no_ack = self.no_ack if no_ack is None else no_ack
         auto_ack = self.auto_ack if auto_ack is None else auto_ack
         timeout = None if timeout is None else seconds("timeout", timeout)
+        self._declare_if_new()
         message = self._next_message(queue, no_ack, timeout)
         if message is None:
             return None

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from itertools import count
 
-
-def _ids() -> Iterator[str]:
-    """Ids that no other process has; a number costs 0.2 µs where a uuid4 costs 2."""
-    process = os.urandom(9).hex()
-    return (f"{process}-{number}" for number in count(1))
-
-
-_next = _ids().__next__
+# Of this process, and then a number: 0.2 µs, where a uuid4 takes 2.
+_process = os.urandom(9).hex()
+# Any thread may take the next one: count() is one step of the interpreter's.
+_numbers = count(1)
 
 
 def new_message_id() -> str:
-    """An id for one message."""
-    return _next()
+    """An id that no other message has."""
+    return f"{_process}-{next(_numbers)}"
 
 
 def _after_fork_in_child() -> None:
-    global _next
-    _next = _ids().__next__
+    global _process
+    _process = os.urandom(9).hex()
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -15,6 +15,7 @@ from carrot.exceptions import (
     ConnectionFailed,
     ConnectionLost,
     ConsumerCancelled,
+    OperationTimeout,
     PreconditionFailed,
     SerializationError,
 )
@@ -130,10 +131,11 @@ class Loop(Receiver):
         """
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
             raise ConfigurationError(f"limit must be a whole number, or None: {limit!r}")
+        deadline = _deadline(timeout)
         was_open = self.channel_open
         try:
             if limit is not None and limit > 0 and not was_open:
-                self._subscribing(lambda: self._subscribe_for(limit))
+                self._subscribing(lambda: self._subscribe_for(limit), deadline)
             for _ in self.iterconsume(limit, **({} if timeout is None else {"timeout": timeout})):
                 pass
         except BaseException:
@@ -160,20 +162,18 @@ class Loop(Receiver):
     def _iterate(
         self, subscribe: Callable[[], object], limit: int | None, timeout: float | None
     ) -> Iterator[bool]:
-        deadline = None
-        if timeout is not None:
-            deadline = time.monotonic() + seconds("timeout", timeout)
-        self._subscribing(subscribe)
+        deadline = _deadline(timeout)
+        self._subscribing(subscribe, deadline)
         heal = partial(self._heal, deadline=deadline)
         return self.backend.consume(limit=limit, deadline=deadline, heal=heal)
 
     # -- the connection, lost and found
 
-    def _subscribing(self, subscribe: Callable[[], object]) -> None:
+    def _subscribing(self, subscribe: Callable[[], object], deadline: float | None) -> None:
         try:
             subscribe()
         except CarrotError as exc:
-            if not self._heal(exc, None):
+            if not self._heal(exc, deadline):
                 raise
 
     def _heal(self, error: CarrotError, deadline: float | None) -> bool:
@@ -182,15 +182,23 @@ class Loop(Receiver):
             return False
         retry = self.retry
         if deadline is not None:
-            left = max(0.0, deadline - time.monotonic())
+            # A little more: the deadline itself is for is_over to see.
+            left = max(0.0, deadline - time.monotonic()) + 0.1
             retry = replace(retry, seconds=shorter(retry.seconds, left))
-        recover(
-            self.connection,
-            error,
-            lambda attempts: self._subscribe_again(),
-            retry,
-            lambda: self.backend.is_stopping,
-        )
+        try:
+            recover(
+                self.connection,
+                error,
+                lambda attempts: self._subscribe_again(),
+                retry,
+                lambda: self.backend.is_stopping or _is_past(deadline),
+            )
+        except CarrotError as exc:
+            if not _is_past(deadline):
+                raise
+            raise OperationTimeout(f"the timeout is over, and the last attempt: {exc}") from exc
+        if _is_past(deadline):
+            raise OperationTimeout(f"the timeout is over, and this is not mended: {error}")
         return True
 
     def _is_curable(self, error: CarrotError) -> bool:
@@ -201,3 +209,11 @@ class Loop(Receiver):
             # (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout).
             return "timed out" in error.text
         return isinstance(error, (ConnectionLost, ConnectionFailed))
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + seconds("timeout", timeout)
+
+
+def _is_past(deadline: float | None) -> bool:
+    return deadline is not None and time.monotonic() >= deadline

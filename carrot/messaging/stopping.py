@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Protocol
 
+from carrot import threads
 from carrot.exceptions import ConfigurationError
 from carrot.values import seconds as checked_seconds
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+#: Seconds for closing, when the program is to end at once; then it ends without.
+CLOSING = 1.0
 
 
 class Stoppable(Protocol):
@@ -33,14 +36,19 @@ class _Stop:
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self.was_asked:
             # As the shell counts what a signal ended. What is unsettled goes back to its queue.
+            _later(CLOSING, os._exit, 128 + number)
             raise SystemExit(128 + number)
         self.was_asked = True
         if self._patience is not None:
-            again = threading.Timer(self._patience, os.kill, (os.getpid(), number))
-            again.daemon = True
-            again.start()
+            _later(self._patience, os.kill, os.getpid(), number)
         for loop in self._loops:
             loop.stop()
+
+
+def _later(pause: float, function: Callable[..., object], *args: int) -> None:
+    timer = threading.Timer(pause, function, args)
+    timer.daemon = True
+    threads.start(timer)
 
 
 @contextmanager
@@ -53,7 +61,8 @@ def stop_on_signals(
 
     What the broker sent ahead goes back to its queue, and the program goes on behind the loop, to
     close its connection and end. A second signal ends it at once, with SystemExit, and so does
-    the first one when the program still runs *seconds* later.
+    the first one when the program still runs *seconds* later. What that SystemExit lets run on the
+    way out has a second, and then the process is gone.
 
     :param loops: each Consumer and ConsumerSet that is to stop.
     :param seconds: None waits as long as it takes.

@@ -98,7 +98,9 @@ def test_exclusive_queue_is_locked_for_other_connections(connection, connect, un
         lambda: Consumer(other, queue, auto_declare=False).fetch(),
         lambda: other.create_backend().queue_delete(queue),
     ):
-        with pytest.raises(ResourceLocked, match=f"queue '{queue}' in virtual host .* is exclusive"):
+        with pytest.raises(
+            ResourceLocked, match=f"queue '{queue}' in virtual host .* is exclusive"
+        ):
             use()
     assert other.create_backend().queue_exists(queue)
     assert Consumer(connection, queue, exclusive=True).fetch() is None

@@ -197,7 +197,7 @@ def test_heartbeat_keeps_a_silent_connection_alive(connect, amqp_url, unique):
 def test_connection_closed_by_an_operator_is_connection_lost_and_the_next_use_reconnects(
     connect, rabbitmq, unique
 ):
-    with connect(rabbitmq.url) as connection:
+    with connect(rabbitmq.url, reconnect=False) as connection:
         consumer = Consumer(connection, unique(), callbacks=[print])
         publisher = Publisher(connection, routing_key=consumer.queue)
 
@@ -218,7 +218,7 @@ def test_connection_closed_by_an_operator_is_connection_lost_and_the_next_use_re
 
 @pytest.mark.parametrize("use", ["send", "fetch", "declare", "wait", "drain_events", "ack"])
 def test_dead_broker_is_connection_lost_for_every_use(connect, rabbitmq, unique, use):
-    with connect(rabbitmq.url) as connection:
+    with connect(rabbitmq.url, reconnect=False) as connection:
         consumer = Consumer(connection, unique(), callbacks=[print])
         publisher = Publisher(connection, routing_key=consumer.queue)
         publisher.send("x")
@@ -249,7 +249,7 @@ def test_stopped_broker_is_connection_failed_until_it_is_back(connect, unique):
     if reason := RabbitMQ.missing():
         unavailable(reason)
     with RabbitMQ(name="stopped") as broker:
-        connection = connect(broker.url)
+        connection = connect(broker.url, reconnect=False)
         publisher = Publisher(connection, unique())
         broker.stop()
 
@@ -347,6 +347,7 @@ def test_send_is_confirmed_on_the_next_connection_too(connection, queue, unique)
 
 
 def test_batch_that_spans_two_connections_does_not_end_as_if_all_had_arrived(connection, queue):
+    connection.reconnect = False
     consumer = Consumer(connection, queue)
     publisher = Publisher(connection, routing_key=queue)
     sent = 0
@@ -361,6 +362,23 @@ def test_batch_that_spans_two_connections_does_not_end_as_if_all_had_arrived(con
     # The publisher goes on.
     publisher.send("after")
     assert [message.payload for message in consumer.iterqueue()][-1] == "after"
+
+
+def test_batch_goes_on_over_another_connection_and_sends_what_is_missing_again(connection, queue):
+    consumer = Consumer(connection, queue)
+    publisher = Publisher(connection, routing_key=queue)
+
+    with publisher.batch() as batch:
+        for number in range(5):
+            batch.send(number)
+        cut_and_notice(connection)
+        for number in range(5, 10):
+            batch.send(number)
+
+    messages = list(consumer.iterqueue())
+    assert {message.payload for message in messages} == set(range(10))
+    ids = {message.properties["message_id"]: message.payload for message in messages}
+    assert sorted(ids.values()) == list(range(10))
 
 
 def test_message_on_a_channel_that_was_closed_meanwhile_is_not_confirmed(connection, unique):

@@ -42,8 +42,11 @@ class Backend(BaseBackend):
 
     def __init__(self, connection: ConnectionLike) -> None:
         super().__init__(connection)
-        self._publishing = threading.RLock()
         self._is_batching = False
+
+    def renew_locks(self) -> None:
+        super().renew_locks()
+        self._publishing = threading.RLock()
 
     # -- the channel's life
 

@@ -21,6 +21,7 @@ class Line(Protocol):
 
     frame_max: int
     operation_timeout: float | None
+    is_silent: bool
 
     @property
     def is_open(self) -> bool: ...
@@ -93,6 +94,7 @@ class Channel:
             try:
                 self._line.wait_for(self._is_answered, left)
             except OperationTimeout as exc:
+                self._line.is_silent = True
                 # The answer may still come, and must not be taken for that to another question.
                 self._give_up(says_goodbye=method is not commands.Channel.Close)
                 raise self._unanswered(method, patience) from exc
@@ -213,6 +215,10 @@ class Channel:
         """Close the channel; what was delivered and not settled goes back."""
         if self.is_open:
             self._listener = None
+            if self._line.is_silent:
+                # Nobody answers; not every close() shall wait for that again.
+                self._give_up(says_goodbye=True)
+                return
             self.call(commands.Channel.Close, reply_code=200)
             self.is_open = False
             self._line.forget(self.number)

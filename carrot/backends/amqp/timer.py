@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from itertools import count
 
+from carrot import threads
+
 
 class Timer:
     """Calls functions at their time, one after the other, in a thread that starts when needed.
@@ -36,7 +38,7 @@ class Timer:
             heapq.heappush(self._heap, (when, next(self._numbers), function))
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="carrot-timer", daemon=True)
-                self._thread.start()
+                threads.start(self._thread)
             elif self._heap[0][0] == when:
                 self._changed.notify()
 

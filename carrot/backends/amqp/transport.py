@@ -35,7 +35,7 @@ PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 FRAME_MAX = 131072
 CHANNEL_MAX = 2047
 #: Seconds between signs of life, unless the settings say otherwise.
-HEARTBEAT = 30
+HEARTBEAT = 10
 #: How long may nobody have read, in seconds, when a message is sent that nobody confirms.
 UNREAD = 0.5
 #: How late an ack may be, in seconds, so that it can share a write with others.
@@ -47,6 +47,8 @@ LARGE_WRITE = 64 * 1024
 class Transport(BaseTransport):
     """A connection, its channels, and the turn of reading.
 
+    :ivar is_silent: an answer was due and has not come, nor anything since.
+
     Reading takes turns; ``_writing`` guards what goes out, ``_numbers`` the channels and the end.
     """
 
@@ -57,6 +59,7 @@ class Transport(BaseTransport):
         super().__init__()
         self.frame_max = FRAME_MAX
         self.operation_timeout = settings.operation_timeout
+        self.is_silent = False
         self._link = link
         self._where = where
         self._heartbeat = 0.0
@@ -88,11 +91,11 @@ class Transport(BaseTransport):
         try:
             transport = cls(link_module.connect(settings, port, deadline), settings, where)
             transport._shake_hands(settings, deadline)
-        except ConfigurationError:
-            raise
-        except (OSError, CarrotError) as exc:
+        except BaseException as exc:
             if transport is not None:
-                transport._link.close()
+                transport._lose(ConnectionAbortedError("it could not be opened"))
+            if isinstance(exc, ConfigurationError) or not isinstance(exc, (OSError, CarrotError)):
+                raise
             # The reason behind a ConnectionLost: this connection never was.
             cause = exc.__cause__ if isinstance(exc, ConnectionLost) else exc
             failure = cause if isinstance(cause, Exception) else exc
@@ -207,6 +210,7 @@ class Transport(BaseTransport):
             if not data:
                 raise ConnectionResetError("the broker hung up")
             self._last_read = self._last_look = time.monotonic()
+            self.is_silent = False
             self._handle(self._decoder.feed(data))
         except (OSError, ValueError, FramingError, ClosedByBroker) as exc:
             self._lose(exc)
@@ -245,8 +249,8 @@ class Transport(BaseTransport):
 
     def _handle_own(self, command: base.Frame) -> None:
         if isinstance(command, commands.Connection.Close):
-            with suppress(CarrotError):
-                self._send(commands.Connection.CloseOk)
+            # The broker may hang up first, and that shall not be the reason.
+            self._write_if_room(encode_method(commands.Connection.CloseOk, 0))
             raise ClosedByBroker(command.reply_code or 0, command.reply_text)
         if isinstance(command, commands.Connection.Blocked):
             self.blocked = command.reason or "no reason given"
@@ -397,6 +401,9 @@ class Transport(BaseTransport):
             return
         patience = self.operation_timeout if timeout is None else timeout
         deadline = None if patience is None else time.monotonic() + patience
+        if self.is_silent or self.blocked is not None:
+            # RabbitMQ doesn't read what a blocked connection sends, so it won't answer.
+            patience, deadline = 0.0, time.monotonic()
         # A write that hangs is not waited for: hanging up ends it.
         if self._writing.acquire(timeout=-1 if patience is None else patience):
             self._link.hurry(patience)
@@ -430,7 +437,8 @@ def _weakly(method: Callable[[], object]) -> Callable[[], None]:
 
 def _credentials(settings: ConnectionSettings, mechanisms: str) -> tuple[str, str]:
     """The mechanism to log in with, and its response (SASL)."""
-    offered = mechanisms.split()
+    # pamqp gives bytes, when it isn't text.
+    offered = str(mechanisms).split()
     if settings.login_method not in offered:
         raise FramingError(
             f"the broker offers the login methods {', '.join(offered)}, and not "

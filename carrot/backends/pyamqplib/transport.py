@@ -237,6 +237,7 @@ class Transport(BaseTransport):
         self._free()
 
     def disown(self) -> None:
+        self.lock = threading.RLock()  # a thread of the parent's may hold it
         sock = self._amqp.transport.sock if self._amqp.connected else None
         # Only this process's copy: a goodbye, or a shutdown, would reach the parent's peer.
         self._amqp._transport = None
