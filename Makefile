@@ -18,7 +18,7 @@ LINKED   := $(VENV)/.carrot-
 INSTALL  := $(BIN)/python -m pip install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench docs clean broker
+.PHONY: help demo test check faults soak bench docs clean broker
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -34,6 +34,12 @@ check: $(LINKED)check ## format, lint, types, and which module imports which
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/unit/test_layers.py
+
+faults: $(LINKED)test broker ## the long fault tests: every byte cut, a cluster, 200 000 messages
+	$(BIN)/python -m pytest tests/faults -m "faults" -s $(ARGS)
+
+soak: $(LINKED)test broker ## ten minutes of messages with a connection killed every 5 seconds
+	$(BIN)/python -m pytest tests/faults -m "soak" -s $(ARGS)
 
 bench: $(LINKED)bench broker ## carrot and its peers, measured side by side on a private RabbitMQ
 	@$(BIN)/python -m benchmarks $(ARGS)

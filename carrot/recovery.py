@@ -9,6 +9,7 @@ from carrot.exceptions import (
     AccessRefused,
     ConnectionFailed,
     ConnectionLost,
+    Nacked,
     NotFound,
     OperationTimeout,
     ResourceLocked,
@@ -33,8 +34,11 @@ def passes(error: Exception) -> bool:
     if isinstance(error, NotFound):
         # RabbitMQ says this of a queue whose node is not there at present.
         return "down or inaccessible" in error.text
-    # An exclusive queue is locked until the broker has noticed that our last connection is gone.
-    return isinstance(error, (ConnectionLost, ConnectionFailed, OperationTimeout, ResourceLocked))
+    # A quorum queue refuses while it elects a leader, and an exclusive queue is locked until the
+    # broker has noticed that our last connection is gone.
+    return isinstance(
+        error, (ConnectionLost, ConnectionFailed, OperationTimeout, ResourceLocked, Nacked)
+    )
 
 
 def recover(

@@ -5,18 +5,17 @@ CARROT_URL=amqp://guest:guest@localhost:5672// python examples/worker.py
 
 from __future__ import annotations
 
-import signal
-
 from feed import FeedConsumer, connect
+
+from carrot import stop_on_signals
 
 
 def main() -> None:
     """Work until a signal says stop; the message in hand is finished first."""
     with connect() as connection, FeedConsumer(connection) as consumer:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: consumer.stop())
-        print("waiting for feeds", flush=True)
-        consumer.wait()
+        with stop_on_signals(consumer, seconds=30):
+            print("waiting for feeds", flush=True)
+            consumer.wait()
     print("stopped", flush=True)
 
 

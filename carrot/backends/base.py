@@ -62,20 +62,14 @@ class BaseBackend(Consuming):
         """While in this context, the driver may keep messages back to send several at once."""
         yield
 
-    @property
-    def is_blocked(self) -> bool:
-        """Whether the broker takes no messages at present, as far as is known."""
-        transport = self._transport
-        return transport is not None and transport.blocked is not None
-
     def wait_until_unblocked(self, timeout: float | None) -> None:
-        """Wait until the broker takes messages again.
+        """Wait until the broker takes messages again, if it doesn't, as far as is known.
 
         :param timeout: seconds; None waits as long as it takes.
         :raises OperationTimeout: it doesn't, and says why.
         """
         transport = self._transport
-        if transport is not None:
+        if transport is not None and transport.is_open and transport.blocked is not None:
             try:
                 transport.wait_for(lambda: transport.blocked is None, timeout)
             except OperationTimeout as exc:

@@ -138,6 +138,20 @@ class Lifecycle(Topology):
         """Whether there is a channel now; the next use opens one."""
         return self._channel is not None and self._transport is not None and self._transport.is_open
 
+    def is_on(self, generation: int) -> bool:
+        """Whether the channel of that :attr:`generation` is the one in use, and open."""
+        return generation == self.generation and self.is_open
+
+    def is_steady(self, generation: int | None) -> bool:
+        """The same (None: for any), and the broker takes messages, as far as is known."""
+        transport = self._transport
+        return (
+            transport is not None
+            and transport.is_open
+            and transport.blocked is None
+            and (generation is None or generation == self.generation)
+        )
+
     @property
     def channel(self) -> Any:
         """The driver's own channel, open.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from typing import Any, NamedTuple, Protocol, Self, Unpack
 
@@ -14,11 +14,12 @@ from carrot.exceptions import (
     ChannelError,
     ConnectionFailed,
     ConnectionLost,
+    Nacked,
     PublishError,
 )
 from carrot.message import Message
 from carrot.messaging.envelope import Envelope, SendOptions
-from carrot.retry import Attempts, shorter
+from carrot.retry import Attempts
 
 
 class Sender(Protocol):
@@ -32,6 +33,7 @@ class Sender(Protocol):
     def envelope(self, **options: Unpack[SendOptions]) -> Envelope: ...
     def message(self, data: Any, envelope: Envelope) -> Message: ...
     def publish(self, message: Message, envelope: Envelope) -> int | None: ...
+    def wait_again(self, numbers: Collection[int], attempts: Attempts) -> None: ...
     def recover(self, lost: CarrotError, again: Callable[[Attempts], object]) -> None: ...
 
 
@@ -131,9 +133,13 @@ class Batch:
             if number is not None:
                 again.append(sent._replace(number=number))
         self._unconfirmed, self._books = again, publisher.backend.confirms
-        # While the limits of this recovery hold.
-        numbers = [sent.number for sent in again]
-        self._wait_for(numbers, shorter(publisher.confirm_timeout, attempts.left))
+        try:
+            publisher.wait_again([sent.number for sent in again], attempts)
+        except Nacked:
+            self._books = None  # all of them again
+            raise
+        except PublishError as exc:
+            self._failures.append(exc)
         self._unconfirmed.clear()
 
     def __enter__(self) -> Self:

@@ -201,7 +201,7 @@ class Consumer(Loop):
 
     def _declare_if_new(self) -> None:
         """Declare again what was declared on an earlier channel: it may have gone with that."""
-        if self._declared_at not in (None, self.backend.generation):
+        if self._declared_at is not None and not self.backend.is_on(self._declared_at):
             self._declare(warn_if_exists=False)
 
     def _queue_arguments(self) -> Mapping[str, Any] | None:

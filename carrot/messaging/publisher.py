@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, ClassVar, Unpack
 
@@ -15,6 +15,7 @@ from carrot.exceptions import (
     ConnectionFailed,
     ConnectionLost,
     EncodeError,
+    Nacked,
 )
 from carrot.message import Message, Outgoing, Properties
 from carrot.messaging.batch import Batch
@@ -215,7 +216,21 @@ class Publisher(Configurable):
     def _send_again(self, message: Message, envelope: Envelope, attempts: Attempts) -> None:
         number = self.publish(message, envelope)
         if number is not None:
-            self.backend.wait_for_confirms((number,), shorter(self.confirm_timeout, attempts.left))
+            self.wait_again((number,), attempts)
+
+    def wait_again(self, numbers: Collection[int], attempts: Attempts) -> None:
+        """Wait for confirms while the limits of a recovery hold.
+
+        :raises Nacked: worth another attempt, on another channel: RabbitMQ's may hold on to the
+            dead leader of a quorum queue, and refuse everything.
+        """
+        try:
+            timeout = shorter(self.confirm_timeout, attempts.left)
+            self.backend.wait_for_confirms(numbers, timeout)
+        except Nacked:
+            if self._owns_backend:
+                self.backend.close()
+            raise
 
     def recover(self, lost: CarrotError, again: Callable[[Attempts], object]) -> None:
         """Do it *again* over a new connection, as often as :attr:`retry` allows.
@@ -349,9 +364,9 @@ class Publisher(Configurable):
                 code=504,
             )
         backend = self.backend
-        if self._declared_at not in (None, backend.generation):
-            self._declare_again()
-        if backend.is_blocked:
+        if not backend.is_steady(self._declared_at):
+            if self._declared_at is not None and not backend.is_on(self._declared_at):
+                self._declare_again()
             backend.wait_until_unblocked(self.confirm_timeout)
         # A returned message is only known to be one when the confirm comes after it.
         if backend.confirms is None and (self.confirm or envelope.mandatory):

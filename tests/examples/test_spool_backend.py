@@ -238,6 +238,7 @@ def test_declaring_it_differently_is_refused(
 def test_a_consumer_whose_queue_is_deleted_is_cancelled(
     consumer: Consumer, connect: Connect
 ) -> None:
+    consumer.raise_on_cancel = True
     consumer.register_callback(lambda data, message: None)
     consumer.consume()
 

@@ -1,4 +1,4 @@
-"""Backoff: how long to wait between attempts."""
+"""Backoff and Retry: how long to wait between attempts, and when to give up."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from itertools import islice
 
 import pytest
 
-from carrot.retry import Backoff
+from carrot.retry import Attempts, Backoff, Retry, pause, shorter
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,46 @@ def test_each_iteration_begins_anew() -> None:
     backoff = Backoff(1, 1, 9, retries=3)
 
     assert list(backoff) == list(backoff) == [1, 2, 3]
+
+
+def test_jitter_leaves_a_part_of_each_wait_to_chance() -> None:
+    waits = list(Backoff(1, 0, 1, retries=1000, jitter=0.5))
+
+    assert all(0.5 <= wait <= 1 for wait in waits)
+    assert len(set(waits)) > 900
+
+
+def test_attempts_end_with_their_number() -> None:
+    assert len(list(Attempts(Retry(attempts=4)))) == 4
+    assert list(Attempts(Retry(attempts=0))) == []
+    assert len(list(Attempts(Retry(backoff=Backoff(retries=2))))) == 2
+
+
+def test_attempts_end_before_their_seconds_do() -> None:
+    backoff = Backoff(start=0.4, step=0, maximum=0.4)
+    attempts = Attempts(Retry(seconds=0.5, backoff=backoff))
+
+    assert next(iter(attempts)) == 0.4
+    assert attempts.left is not None
+    assert 0 < attempts.left <= 0.5
+    assert list(Attempts(Retry(seconds=0.3, backoff=backoff))) == []
+    assert Attempts(Retry()).left is None
+
+
+def test_the_first_attempt_comes_soon_and_none_later_than_a_second() -> None:
+    waits = list(islice(Attempts(Retry()), 100))
+
+    assert waits[0] <= 0.05
+    assert max(waits) <= 1
+
+
+def test_a_pause_ends_when_it_is_over() -> None:
+    assert pause(60, lambda: True)
+    assert not pause(0.01, lambda: False)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "expected"), [(1, 2, 1), (2, 1, 1), (None, 1, 1), (1, None, 1), (None,) * 3]
+)
+def test_the_shorter_of_two_timeouts(one: float, other: float, expected: float) -> None:
+    assert shorter(one, other) == expected

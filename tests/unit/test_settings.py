@@ -251,3 +251,56 @@ def test_an_unknown_keyword_is_a_type_error() -> None:
 def test_settings_never_change() -> None:
     with pytest.raises(AttributeError):
         ConnectionSettings().port = 1  # type: ignore[misc]
+
+
+# -- several hosts
+
+
+@pytest.mark.parametrize(
+    ("hostname", "addresses"),
+    [
+        (["a", "b:5673"], [("a", 5672), ("b", 5673)]),
+        (("[::1]:7", "[::2]"), [("::1", 7), ("::2", 5672)]),
+        (["a:1"], [("a", 1)]),
+        (["a"], [("a", 5672)]),
+        ("a", [("a", 5672)]),
+    ],
+)
+def test_each_host_has_settings_of_its_own(hostname: Any, addresses: Any) -> None:
+    settings = ConnectionSettings(hostname=hostname, port=5672)
+
+    assert [(host.hostname, host.port) for host in settings.hosts] == addresses
+    assert settings.host == addresses[0][0]
+
+
+def test_a_url_may_name_several_hosts() -> None:
+    keywords = parse_url("amqp://user:p%2Cw@one,two:5673,[::1]:7/app?shuffle_hosts=1")
+
+    assert keywords["hostname"] == ["one", "two:5673", "[::1]:7"]
+    assert (keywords["password"], keywords["virtual_host"]) == ("p,w", "app")
+    settings = ConnectionSettings(**keywords)
+    assert {host.hostname for host in settings.to_try} == {"one", "two", "::1"}
+
+
+@pytest.mark.parametrize(
+    "hostname", [[], ["a:b"], ["u:s3cret@h"], [5], ["a", ""], ["amqp://u:s3cret@h"]]
+)
+def test_hosts_that_cannot_be_right_are_refused(hostname: Any) -> None:
+    with pytest.raises(ConfigurationError, match="hostname") as caught:
+        ConnectionSettings(hostname=hostname)
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("hosts", ["a,b:x", "a,,b", "a,b:", "[::1,b"])
+def test_hosts_of_a_url_that_cannot_be_right_are_refused(hosts: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        parse_url(f"amqp://u:s3cret@{hosts}/v")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_password_that_is_no_text_is_refused_without_showing_it() -> None:
+    with pytest.raises(ConfigurationError, match="no text") as caught:
+        ConnectionSettings(password="s3cret\udc80")
+    assert "s3cret" not in repr(
+        caught.value.__context__ if not caught.value.__suppress_context__ else ""
+    )

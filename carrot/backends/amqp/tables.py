@@ -8,6 +8,7 @@ other; pamqp's own would halve the precision of floats and cut keys at 128 bytes
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from struct import Struct
@@ -289,13 +290,21 @@ _contents: dict[bytes, tuple[str | None, str | None]] = {}
 def decode_content(data: bytes) -> tuple[str | None, str | None]:
     """Content type and encoding alone: all that decoding a body needs.
 
-    Most messages of a connection have the same property list, so a few are remembered.
+    They come first in the list, and most messages of a connection have the same: a few are
+    remembered.
     """
-    known = _contents.get(data)
+    end = 2
+    with suppress(IndexError):  # decode_properties() says what is wrong
+        if data[0] & _CONTENT_TYPE >> 8:
+            end += 1 + data[end]
+        if data[0] & _CONTENT_ENCODING >> 8:
+            end += 1 + data[end]
+    start = data[:end]
+    known = _contents.get(start)
     if known is None:
         properties = decode_properties(data)
         known = properties.get("content_type"), properties.get("content_encoding")
         if len(_contents) >= _REMEMBERED:
             _contents.clear()
-        _contents[data] = known
+        _contents[start] = known
     return known
