@@ -12,10 +12,13 @@ from carrot import stop_on_signals
 
 def main() -> None:
     """Work until a signal says stop; the message in hand is finished first."""
-    with connect() as connection, FeedConsumer(connection) as consumer:
-        with stop_on_signals(consumer, seconds=30):
-            print("waiting for feeds", flush=True)
-            consumer.wait()
+    with (
+        connect() as connection,
+        FeedConsumer(connection) as consumer,
+        stop_on_signals(consumer, seconds=30),
+    ):
+        print("waiting for feeds", flush=True)
+        consumer.wait()
     print("stopped", flush=True)
 
 
