@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import trustme
-
 from tests.brokers.rabbitmq import RabbitMQ, free_port
 
 
@@ -27,6 +25,9 @@ class TlsBroker(NamedTuple):
 @contextmanager
 def running_tls_broker(folder: Path) -> Iterator[TlsBroker]:
     """A private node with a TLS listener for ``localhost``; its files are made in *folder*."""
+    # Here, because some tests run where nothing but pytest is installed.
+    import trustme
+
     authority = trustme.CA()
     authority.cert_pem.write_to_path(folder / "ca.pem")
     for name, issued in (
