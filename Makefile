@@ -36,10 +36,10 @@ check: $(LINKED)check ## format, lint, types, and which module imports which
 	$(BIN)/python -m pytest -q tests/unit/test_layers.py
 
 faults: $(LINKED)test broker ## the long fault tests: every byte cut, a cluster, 200 000 messages
-	$(BIN)/python -m pytest tests/faults -m "faults" -s $(ARGS)
+	$(BIN)/python -m pytest tests/faults -m "faults" -s -o faulthandler_timeout=0 $(ARGS)
 
 soak: $(LINKED)test broker ## ten minutes of messages with a connection killed every 5 seconds
-	$(BIN)/python -m pytest tests/faults -m "soak" -s $(ARGS)
+	$(BIN)/python -m pytest tests/faults -m "soak" -s -o faulthandler_timeout=0 $(ARGS)
 
 bench: $(LINKED)bench broker ## carrot and its peers, measured side by side on a private RabbitMQ
 	@$(BIN)/python -m benchmarks $(ARGS)
