@@ -214,6 +214,7 @@ def _corrupt(proxy: Proxy, session: Callable[..., Ledger], places: range) -> Non
             pass  # a TypeError: of the test's own, when a body is another value
 
 
+@pytest.mark.timeout(300)
 def test_corrupt_bytes_are_one_clear_error_or_none(proxy, session):
     _, down = lengths(proxy, session)
     _corrupt(proxy, session, offsets(down, 119))
@@ -370,15 +371,19 @@ def test_stop_ends_a_loop_that_tries_to_reconnect(proxy, unique):
 
 
 def test_reconnect_false_raises_at_once(proxy, unique):
-    with BrokerConnection(proxy.url, reconnect=False) as connection:
-        consumer = Consumer(connection, unique(), exclusive=True, callbacks=[print])
-        publisher = Publisher(connection, routing_key=consumer.queue)
+    with (
+        BrokerConnection(proxy.url, reconnect=False) as one,
+        BrokerConnection(proxy.url, reconnect=False) as other,
+    ):
+        consumer = Consumer(one, unique(), exclusive=True, callbacks=[print])
+        publisher = Publisher(other, routing_key=consumer.queue)
         consumer.consume()
+        publisher.send("x")
         proxy.cut_all()
         with within(2), pytest.raises(ConnectionLost):
-            publisher.send("x")
+            publisher.send("y")
         with within(2), pytest.raises(ConnectionLost):
-            consumer.wait(limit=1)
+            consumer.wait()
 
 
 # -- load
