@@ -217,7 +217,7 @@ def _corrupt(proxy: Proxy, session: Callable[..., Ledger], places: range) -> Non
 @pytest.mark.timeout(300)
 def test_corrupt_bytes_are_one_clear_error_or_none(proxy, session):
     _, down = lengths(proxy, session)
-    _corrupt(proxy, session, offsets(down, 119))
+    _corrupt(proxy, session, offsets(down, 211))
 
 
 @pytest.mark.faults
