@@ -29,6 +29,8 @@ class Confirms:
         self._pending: dict[int, _Published] = {}
         self._returned: dict[int, str] = {}
         self._failed: dict[int, PublishError] = {}
+        # Given up waiting for: whether the broker has them, nobody knows.
+        self._unanswered: set[int] = set()
 
     @property
     def next(self) -> int:
@@ -74,6 +76,8 @@ class Confirms:
         self._oldest = max(self._oldest, number + 1)
 
     def _settle(self, number: int, taken: bool) -> None:
+        if self._unanswered:
+            self._unanswered.discard(number)
         published = self._pending.pop(number, None)
         if published is None or (taken and not self._returned):
             return
@@ -98,7 +102,7 @@ class Confirms:
 
         :param message: as it came back.
         """
-        for number, (sent, *address, mandatory) in self._pending.items():
+        for number, (sent, *address, mandatory) in list(self._pending.items()):
             if (
                 mandatory
                 and number not in self._returned
@@ -112,16 +116,21 @@ class Confirms:
 
     def all_settled(self, numbers: Collection[int]) -> bool:
         """Whether the broker has answered for all of them."""
-        return self._pending.keys().isdisjoint(numbers)
+        return self._pending.keys().isdisjoint(numbers) and self._unanswered.isdisjoint(numbers)
 
     def is_settled(self, number: int) -> bool:
         """Whether the broker has answered for that message, on this channel."""
-        return self.first <= number <= self._last and number not in self._pending
+        return (
+            self.first <= number <= self._last
+            and number not in self._pending
+            and number not in self._unanswered
+        )
 
     def forget(self, numbers: Collection[int]) -> None:
         """Nobody waits for these any longer: a late answer is nobody's."""
         for number in numbers:
-            self._pending.pop(number, None)
+            if self._pending.pop(number, None) is not None:
+                self._unanswered.add(number)
             self._returned.pop(number, None)
 
     def raise_failures(self, numbers: Collection[int]) -> None:

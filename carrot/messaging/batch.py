@@ -15,6 +15,7 @@ from carrot.exceptions import (
     ConnectionFailed,
     ConnectionLost,
     Nacked,
+    OperationTimeout,
     PublishError,
 )
 from carrot.message import Message
@@ -135,7 +136,7 @@ class Batch:
         self._unconfirmed, self._books = again, publisher.backend.confirms
         try:
             publisher.wait_again([sent.number for sent in again], attempts)
-        except Nacked:
+        except (Nacked, OperationTimeout):
             self._books = None  # all of them again
             raise
         except PublishError as exc:

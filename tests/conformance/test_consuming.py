@@ -305,8 +305,12 @@ def test_consumer_tags_are_unique(connection, unique):
 
 def test_two_consumers_of_a_queue_take_turns(feed, connection):
     first, second = [], []
-    for received in (first, second):
-        consumer = Consumer(connection, feed.queue, callbacks=[acking(received)])
+    # Kept: a consumer that nobody has any more consumes nothing.
+    consumers = [
+        Consumer(connection, feed.queue, callbacks=[acking(received)])
+        for received in (first, second)
+    ]
+    for consumer in consumers:
         consumer.consume()
 
     feed.publisher.send_many(range(10))

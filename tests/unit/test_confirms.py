@@ -213,3 +213,15 @@ def test_numbers_of_the_next_channel_go_on_where_the_last_one_ended() -> None:
 
     assert numbers == [3]
     assert second.all_settled(numbers)
+
+
+def test_a_message_that_nobody_waited_for_is_not_taken_for_confirmed():
+    confirms = Confirms()
+    one, other = publish(confirms, A, B)
+    confirms.forget([one])
+
+    assert not confirms.is_settled(one)
+    assert not confirms.all_settled([one])
+    confirms.settle(other, multiple=True, taken=True)
+    assert confirms.all_settled([one, other])
+    assert confirms.is_settled(one)

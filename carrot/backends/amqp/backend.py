@@ -324,10 +324,17 @@ class Backend(BaseBackend):
                        answer.arguments, 9, redelivered, None, no_ack)  # fmt: skip
 
     def _subscribe(self, channel: Channel, queue: str, consumer_tag: str, no_ack: bool) -> None:
-        self._call(commands.Basic.Consume, queue=queue, consumer_tag=consumer_tag, no_ack=no_ack)
+        # On this channel, and not on one that has replaced it meanwhile.
+        self._call_on(
+            lambda: channel,
+            commands.Basic.Consume,
+            queue=queue,
+            consumer_tag=consumer_tag,
+            no_ack=no_ack,
+        )
 
     def _unsubscribe(self, channel: Channel, consumer_tag: str) -> None:
-        self._call(commands.Basic.Cancel, consumer_tag=consumer_tag)
+        self._call_on(lambda: channel, commands.Basic.Cancel, consumer_tag=consumer_tag)
 
     def _qos(self, channel: Channel, prefetch_count: int, apply_global: bool) -> None:
         self._call_on(

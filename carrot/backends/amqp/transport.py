@@ -177,6 +177,9 @@ class Transport(BaseTransport):
     # -- reading
 
     def wait_for(self, ready: Callable[[], object], timeout: float | None = None) -> None:
+        # Whoever has the turn may have flushed before this was kept back.
+        if self._soon and not ready():
+            self.flush()
         if not self._turns.wait_for(ready, timeout):
             raise OperationTimeout(f"nothing came from {self._where} within {timeout} seconds")
 
@@ -406,8 +409,11 @@ class Transport(BaseTransport):
             patience, deadline = 0.0, time.monotonic()
         # A write that hangs is not waited for: hanging up ends it.
         if self._writing.acquire(timeout=-1 if patience is None else patience):
-            self._link.hurry(patience)
-            self._writing.release()
+            try:
+                with suppress(OSError):  # lost this very moment
+                    self._link.hurry(patience)
+            finally:
+                self._writing.release()
             with suppress(CarrotError):
                 self._send(commands.Connection.Close, reply_code=200)
                 self._expect(commands.Connection.CloseOk, deadline)
