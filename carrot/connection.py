@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 
 from carrot.backends import get_backend_cls
 from carrot.backends.base import BaseBackend, BaseTransport
+from carrot.deadline import within
 from carrot.exceptions import (
     AccessRefused,
     ConfigurationError,
@@ -231,23 +232,23 @@ class BrokerConnection:
         transport = self._transport
         if transport is not None and transport.is_open:
             return transport
-        return self.reopen(None)
+        return self.reopen()
 
-    def reopen(self, within: float | None) -> BaseTransport:
-        """The live connection, opened if there is none.
+    def reopen(self) -> BaseTransport:
+        """The live connection, opened if there is none, within this thread's deadline.
 
-        :param within: seconds that this may take at most; None: as the settings have it.
         :raises ConnectionFailed: it can't be made.
         :raises ConnectionLost: :meth:`close` was called; :meth:`connect` opens a new one.
-        :raises OperationTimeout: another thread is trying, and hasn't got through in that time.
+        :raises OperationTimeout: another thread is trying, and hasn't got through in time.
         """
-        deadline = None if within is None else time.monotonic() + within
+        left = within(None)
+        deadline = None if left is None else time.monotonic() + left
         if self._pid != os.getpid():
             # The lock may have been taken by a thread of the parent's.
             self._opening, self._pid = threading.Lock(), os.getpid()
-        if not self._opening.acquire(timeout=-1 if within is None else within):
+        if not self._opening.acquire(timeout=-1 if left is None else left):
             raise OperationTimeout(
-                f"no connection to {self.hostname} within {within:.1f} seconds: another thread is "
+                f"no connection to {self.hostname} within {left:.1f} seconds: another thread is "
                 "still trying to make it"
             )
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
+from carrot.deadline import until
 from carrot.exceptions import (
     AccessRefused,
     ConnectionFailed,
@@ -22,7 +23,7 @@ class Reconnectable(Protocol):
 
     @property
     def may_reconnect(self) -> bool: ...
-    def reopen(self, within: float | None) -> object: ...
+    def reopen(self) -> object: ...
     def tell_lost(self, error: Exception, interval: float) -> object: ...
     def tell_recovered(self) -> object: ...
 
@@ -44,14 +45,14 @@ def passes(error: Exception) -> bool:
 def recover(
     connection: Reconnectable,
     lost: Exception,
-    again: Callable[[Attempts], object],
+    again: Callable[[], object],
     retry: Retry,
     is_over: Callable[[], object] = lambda: False,
 ) -> bool:
     """Reconnect and do it *again*, and that again and again, within the limits of *retry*.
 
     :param lost: what went wrong; the last such error is raised when the limits are reached.
-    :param again: called with the attempts, whose ``left`` says how much time there is.
+    :param again: what waits in it waits no longer than until the last attempt is over.
     :param is_over: nobody needs it any longer.
     :returns: whether it worked; False: it is over.
     """
@@ -63,8 +64,9 @@ def recover(
         if pause(wait, is_over):
             return False
         try:
-            connection.reopen(attempts.left)
-            again(attempts)
+            with until(attempts.deadline):
+                connection.reopen()
+                again()
         except Exception as exc:
             if not passes(exc):
                 raise

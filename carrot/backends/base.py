@@ -17,6 +17,7 @@ from carrot.backends.consuming import Consuming
 from carrot.backends.lifecycle import Capabilities, ConnectionLike, Subscription
 from carrot.backends.topology import QueueAlreadyExistsWarning, QueueDeclared
 from carrot.backends.transport import BaseTransport
+from carrot.deadline import spelled, within
 from carrot.exceptions import ConnectionLost, OperationTimeout
 from carrot.message import Message, Outgoing, Properties
 
@@ -68,7 +69,7 @@ class BaseBackend(Consuming):
         :param timeout: seconds; None waits as long as it takes.
         :raises OperationTimeout: it doesn't, and says why.
         """
-        transport = self._transport
+        transport, timeout = self._transport, within(timeout)
         if transport is not None and transport.is_open and transport.blocked is not None:
             try:
                 transport.wait_for(lambda: transport.blocked is None, timeout)
@@ -84,8 +85,7 @@ class BaseBackend(Consuming):
         if self.confirms is None:
             with self.changing:
                 if self.confirms is None:
-                    self._confirm_select(channel)
-                    self.confirms = Confirms(self._next_number)
+                    self.confirms = self._confirming(channel)
                     self._is_confirming = True
 
     def wait_for_confirms(self, numbers: Collection[int], timeout: float | None = None) -> None:
@@ -114,6 +114,8 @@ class BaseBackend(Consuming):
         numbers: Collection[int],
         timeout: float | None,
     ) -> None:
+        timeout = within(timeout)
+
         def settled() -> bool:
             return confirms is not self.confirms or confirms.all_settled(numbers)
 
@@ -122,7 +124,7 @@ class BaseBackend(Consuming):
         except OperationTimeout as exc:
             confirms.forget(numbers)
             raise OperationTimeout(
-                f"the broker confirmed nothing within {timeout} seconds: it may or may not have "
+                f"the broker confirmed nothing within {spelled(timeout)}: it may or may not have "
                 f"the message ({_blocked(transport, timeout)})"
             ) from exc
         if not confirms.all_settled(numbers):
@@ -155,6 +157,6 @@ def _blocked(transport: BaseTransport, timeout: float | None) -> str:
     if transport.blocked is None:
         return "is it blocked by an alarm, or overloaded?"
     return (
-        f"for {timeout} seconds it has been blocking publishers, for an alarm: "
+        f"for {spelled(timeout)} it has been blocking publishers, for an alarm: "
         f"{transport.blocked!r}; free memory or disk space there, or let consumers catch up"
     )

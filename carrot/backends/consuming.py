@@ -60,13 +60,13 @@ class Consuming(Lifecycle):
                 return
             # First: deliveries may overtake the broker's answer.
             self._subscriptions[consumer_tag] = Subscription(consumer_tag, queue, no_ack, callback)
-            self._consumers_are_lost = False
             try:
                 self._subscribe(channel, queue, consumer_tag, no_ack)
             except BaseException:
                 self._subscriptions.pop(consumer_tag, None)
-                self._consumers_are_lost = False
                 raise
+            finally:
+                self._consumers_are_lost = False
 
     def is_consuming(self, consumer_tag: str) -> bool:
         """Whether that consumer is subscribed on this channel, as it is now."""
@@ -82,12 +82,13 @@ class Consuming(Lifecycle):
             subscription = self._subscriptions.get(consumer_tag)
             if subscription is None:
                 return
-            if self.is_open and not self._paused:
+            is_open = self.is_open
+            if is_open and not self._paused:
                 self._unsubscribe(self._channel, consumer_tag)
             self._subscriptions.pop(consumer_tag, None)
-            self._return_inbox(subscription)
-        if self._transport is not None:
-            self._transport.interrupt()  # consume() ends with the last subscription
+            if is_open:  # else the broker takes back what it delivered
+                self._return_inbox(subscription)
+        self.interrupt()  # consume() ends with the last subscription
 
     def _return_inbox(self, subscription: Subscription) -> None:
         """Give back what a subscription that has ended received and nobody has seen."""
@@ -229,8 +230,7 @@ class Consuming(Lifecycle):
         From any thread, a callback or a signal handler.
         """
         self._interrupted = True
-        if self._transport is not None:
-            self._transport.interrupt()
+        self.interrupt()
 
     def flow(self, active: bool) -> None:
         """Pause (False) or restart (True) this channel's deliveries.

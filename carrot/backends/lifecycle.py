@@ -7,7 +7,8 @@ import threading
 import weakref
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
@@ -102,6 +103,7 @@ class Lifecycle(Topology):
         self._failure: CarrotError | None = None
         self._transport: BaseTransport | None = None
         self._channel: Any = None
+        self._must_stay = False
         self._finalizer: weakref.finalize[..., Any] | None = None
         self.renew_locks()
         _of_this_process.add(self)
@@ -136,7 +138,8 @@ class Lifecycle(Topology):
     @property
     def is_open(self) -> bool:
         """Whether there is a channel now; the next use opens one."""
-        return self._channel is not None and self._transport is not None and self._transport.is_open
+        transport = self._transport
+        return self._is_usable(self._channel) and transport is not None and transport.is_open
 
     def is_on(self, generation: int) -> bool:
         """Whether the channel of that :attr:`generation` is the one in use, and open."""
@@ -169,15 +172,38 @@ class Lifecycle(Topology):
                     channel = self._replace_channel(transport)
         return channel
 
+    @contextmanager
+    def one_channel(self) -> Iterator[None]:
+        """What is done in this block is done on one channel; others that need it open wait.
+
+        A queue may be exclusive to its connection, and a limit holds on its channel: what follows
+        is of no use on the next one.
+
+        :raises ConnectionLost: the channel is gone: do all of it again.
+        """
+        with self.changing:
+            stayed = self._must_stay
+            if not stayed:
+                self.channel  # noqa: B018  # opens one, or says why there is none
+            self._must_stay = True
+            try:
+                yield
+            finally:
+                self._must_stay = stayed
+
     def _replace_channel(self, transport: BaseTransport) -> Any:
+        if self._must_stay:
+            raise ConnectionLost(
+                "the channel was lost between two steps that must be done on the same one: "
+                "do them again"
+            )
         self._forget_channel()
         self._transport = transport
         for forgotten in transport.take_abandoned():
             self._close_channel(forgotten)
         channel = self._open_channel(transport)
         if self._is_confirming:
-            self._confirm_select(channel)
-            self.confirms = Confirms(self._next_number)
+            self.confirms = self._confirming(channel)
         if self._channel_limit:
             self._qos(channel, self._channel_limit, True)
         transport.attach(self)
@@ -203,14 +229,15 @@ class Lifecycle(Topology):
         self._channel = None
         if self._finalizer is not None:
             self._finalizer.detach()
+        # Before the generation: whoever is reading looks at them the other way round.
+        self._consumers_are_lost = self._consumers_are_lost or bool(self._subscriptions)
+        self._subscriptions.clear()
         self.generation += 1
         self.inbox.clear()
         self._left_over.clear()
         if self.confirms is not None:
             self._next_number = self.confirms.next
             self.confirms = None
-        self._consumers_are_lost = bool(self._subscriptions)
-        self._subscriptions.clear()
         self._paused = False
 
     def fail(self, error: CarrotError) -> None:
@@ -237,9 +264,14 @@ class Lifecycle(Topology):
             transport.detach(self)
             if channel is not None and transport.is_open:
                 self._close_channel(channel)
-            transport.interrupt()
+            self.interrupt()
         # At the end: closing may have met what the broker objects to.
         self._failure = None
+
+    def interrupt(self) -> None:
+        """Let threads that wait for something of this channel look whether it still comes."""
+        if self._transport is not None:
+            self._transport.interrupt()
 
     def _is_there(self, declare_passively: Callable[[Self], object]) -> bool:
         """Whether the broker knows what is declared passively, on a channel opened for that.
@@ -275,6 +307,11 @@ class Lifecycle(Topology):
     @abstractmethod
     def _close_channel(self, channel: Any) -> None:
         """Close *channel*; a connection that is lost meanwhile is no error."""
+
+    def _confirming(self, channel: Any) -> Confirms:
+        """The books of *channel*, which is in confirm mode from now on."""
+        self._confirm_select(channel)
+        return Confirms(self._next_number)
 
     @abstractmethod
     def _confirm_select(self, channel: Any) -> None:

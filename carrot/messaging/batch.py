@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any, NamedTuple, Protocol, Self, Unpack
 
 from carrot.backends.base import BaseBackend
@@ -20,7 +20,6 @@ from carrot.exceptions import (
 )
 from carrot.message import Message
 from carrot.messaging.envelope import Envelope, SendOptions
-from carrot.retry import Attempts
 
 
 class Sender(Protocol):
@@ -34,8 +33,8 @@ class Sender(Protocol):
     def envelope(self, **options: Unpack[SendOptions]) -> Envelope: ...
     def message(self, data: Any, envelope: Envelope) -> Message: ...
     def publish(self, message: Message, envelope: Envelope) -> int | None: ...
-    def wait_again(self, numbers: Collection[int], attempts: Attempts) -> None: ...
-    def recover(self, lost: CarrotError, again: Callable[[Attempts], object]) -> None: ...
+    def wait_again(self, numbers: Collection[int]) -> None: ...
+    def recover(self, lost: CarrotError, again: Callable[[], object]) -> None: ...
 
 
 class _Sent(NamedTuple):
@@ -116,7 +115,7 @@ class Batch:
         self._unconfirmed.extend(more)
         self._publisher.recover(lost, self._send_again)
 
-    def _send_again(self, attempts: Attempts) -> None:
+    def _send_again(self) -> None:
         publisher, books = self._publisher, self._books
         missing = self._unconfirmed
         if books is not None:
@@ -135,7 +134,7 @@ class Batch:
                 again.append(sent._replace(number=number))
         self._unconfirmed, self._books = again, publisher.backend.confirms
         try:
-            publisher.wait_again([sent.number for sent in again], attempts)
+            publisher.wait_again([sent.number for sent in again])
         except (Nacked, OperationTimeout):
             self._books = None  # all of them again
             raise
@@ -160,6 +159,8 @@ class Batch:
                 f"{self.sent} messages of the batch had been sent before this, of which "
                 f"{len(self._unconfirmed)} are not known to be confirmed"
             )
+            with suppress(type(exc)):
+                self._open.__exit__(type(exc), exc, None)
             return
         try:
             self._leave()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
 from carrot.backends.base import BaseBackend
 from carrot.connection import BrokerConnection
+from carrot.deadline import until
 from carrot.exceptions import (
     ChannelError,
     ConfigurationError,
@@ -175,6 +177,11 @@ class Consumer(Loop):
         return self
 
     def _declare(self, warn_if_exists: bool) -> None:
+        with self.backend.one_channel():
+            self._declare_here(warn_if_exists)
+            self._declared_at = self.backend.generation
+
+    def _declare_here(self, warn_if_exists: bool) -> None:
         if self.queue:
             self.backend.queue_declare(
                 queue=self.queue,
@@ -197,7 +204,6 @@ class Consumer(Loop):
             self.backend.queue_bind(
                 queue=self.queue, exchange=self.exchange, routing_key=key, arguments=arguments
             )
-        self._declared_at = self.backend.generation
 
     def _declare_if_new(self) -> None:
         """Declare again what was declared on an earlier channel: it may have gone with that."""
@@ -285,7 +291,6 @@ class Consumer(Loop):
         if self.channel_open:
             return
         self._consume_options = {"no_ack": no_ack, "callback": callback, "at_most": at_most}
-        self._declare_if_new()
         if self._has_consumed and not self.no_ack:
             # RabbitMQ's quorum queues lose their way when a tag is used again. (With no_ack the
             # tag stays: it is the name of what is left over.)
@@ -294,13 +299,15 @@ class Consumer(Loop):
         prefetch = _check_prefetch_count(self.prefetch_count)
         if at_most:
             prefetch = min(prefetch or at_most, at_most)
-        self.backend.qos(0, prefetch, False)
-        self.backend.declare_consumer(
-            queue=queue,
-            no_ack=self.no_ack if no_ack is None else no_ack,
-            callback=callback or self._receive_callback,
-            consumer_tag=self.consumer_tag,
-        )
+        with self.backend.one_channel():
+            self._declare_if_new()
+            self.backend.qos(0, prefetch, False)
+            self.backend.declare_consumer(
+                queue=queue,
+                no_ack=self.no_ack if no_ack is None else no_ack,
+                callback=callback or self._receive_callback,
+                consumer_tag=self.consumer_tag,
+            )
 
     @property
     def channel_open(self) -> bool:
@@ -331,9 +338,8 @@ class Consumer(Loop):
         self.backend.stop()
 
     def cancel(self) -> None:
-        """End the subscription: what was sent ahead and not processed goes back to the queue."""
-        if self.channel_open:
-            self.backend.cancel(self.consumer_tag)
+        self._is_cancelled = True
+        self.backend.cancel(self.consumer_tag)
 
     def _subscribe_for(self, limit: int) -> None:
         # What wait() has sent ahead goes back at its end, and counts as a delivery attempt then.
@@ -368,7 +374,7 @@ class Consumer(Loop):
         :param no_ack: default the consumer's own.
         :param auto_ack: default the consumer's own.
         :param enable_callbacks: process it as :meth:`wait` would.
-        :param timeout: seconds for the broker's answer; default ``operation_timeout``. (The driver
+        :param timeout: seconds for the broker's answers; default ``operation_timeout``. (The driver
             pyamqplib knows only that.)
         :raises OperationTimeout: no answer in time.
         :raises ConnectionLost: the connection is gone; the next call makes a new one.
@@ -379,8 +385,9 @@ class Consumer(Loop):
         no_ack = self.no_ack if no_ack is None else no_ack
         auto_ack = self.auto_ack if auto_ack is None else auto_ack
         timeout = None if timeout is None else seconds("timeout", timeout)
-        self._declare_if_new()
-        message = self._next_message(queue, no_ack, timeout)
+        with until(None if timeout is None else time.monotonic() + timeout):
+            self._declare_if_new()
+            message = self._next_message(queue, no_ack, timeout)
         if message is None:
             return None
         if enable_callbacks or auto_ack or no_ack:
@@ -503,7 +510,7 @@ class Consumer(Loop):
 
         :meth:`declare` opens it again. Again is harmless.
         """
-        self._closed = True
+        self._closed = self._is_cancelled = True
         if self._owns_backend:
             self.backend.close()
         else:

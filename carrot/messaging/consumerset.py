@@ -124,15 +124,21 @@ class ConsumerSet(Loop):
                 at_most=None if consumer.auto_delete else at_most,
             )
 
+    def _subscribe_all(self, at_most: int | None = None) -> None:
+        consumers = list(self.consumers)
+        if consumers:
+            with self.backend.one_channel():
+                for consumer in consumers:
+                    self._subscribe(consumer, at_most)
+
     def _subscribe_for(self, limit: int) -> None:
-        for consumer in list(self.consumers):
-            self._subscribe(consumer, at_most=limit)
+        self._subscribe_all(limit)
 
     def _subscribe_again(self) -> None:
-        for consumer in list(self.consumers):
+        for consumer in self.consumers:
             if not consumer.channel_open:
                 consumer.forget_declaration()
-            self._subscribe(consumer)
+        self._subscribe_all()
 
     def _receive_callback(self, consumer: Consumer, message: Message) -> None:
         """What becomes of a delivery."""
@@ -150,8 +156,7 @@ class ConsumerSet(Loop):
 
         :raises NotFound: a queue isn't there.
         """
-        for consumer in list(self.consumers):
-            self._subscribe(consumer)
+        self._subscribe_all()
         self._is_consuming = True
 
     @property
@@ -160,7 +165,7 @@ class ConsumerSet(Loop):
         return any(consumer.channel_open for consumer in self.consumers)
 
     def cancel(self) -> None:
-        """End all subscriptions: what was sent ahead and not processed goes back."""
+        self._is_cancelled = True
         self._is_consuming = False
         for consumer in self.consumers:
             if consumer.backend is self.backend:

@@ -23,7 +23,7 @@ from carrot.messaging.envelope import Envelope, RoutingKey, SendOptions, checked
 from carrot.messaging.message_ids import new_message_id
 from carrot.messaging.options import Configurable
 from carrot.recovery import recover
-from carrot.retry import Attempts, Retry, shorter
+from carrot.retry import Retry
 from carrot.serialization import RAW_TYPE, call_encoder, registry
 from carrot.values import seconds, short_string, table
 
@@ -211,28 +211,27 @@ class Publisher(Configurable):
             if number is not None:
                 self.backend.wait_for_confirms((number,), self.confirm_timeout)
         except (ConnectionLost, ConnectionFailed) as exc:
-            self.recover(exc, lambda attempts: self._send_again(message, envelope, attempts))
+            self.recover(exc, lambda: self._send_again(message, envelope))
 
-    def _send_again(self, message: Message, envelope: Envelope, attempts: Attempts) -> None:
+    def _send_again(self, message: Message, envelope: Envelope) -> None:
         number = self.publish(message, envelope)
         if number is not None:
-            self.wait_again((number,), attempts)
+            self.wait_again((number,))
 
-    def wait_again(self, numbers: Collection[int], attempts: Attempts) -> None:
-        """Wait for confirms while the limits of a recovery hold.
+    def wait_again(self, numbers: Collection[int]) -> None:
+        """Wait for the confirms of messages that were sent again.
 
         :raises Nacked: worth another attempt, on another channel: RabbitMQ's may hold on to the
             dead leader of a quorum queue, and refuse everything.
         """
         try:
-            timeout = shorter(self.confirm_timeout, attempts.left)
-            self.backend.wait_for_confirms(numbers, timeout)
+            self.backend.wait_for_confirms(numbers, self.confirm_timeout)
         except Nacked:
             if self._owns_backend:
                 self.backend.close()
             raise
 
-    def recover(self, lost: CarrotError, again: Callable[[Attempts], object]) -> None:
+    def recover(self, lost: CarrotError, again: Callable[[], object]) -> None:
         """Do it *again* over a new connection, as often as :attr:`retry` allows.
 
         :raises ConnectionLost: it didn't work; the last attempt's error, or ConnectionFailed.

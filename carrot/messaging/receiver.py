@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from carrot.deadline import until
 from carrot.exceptions import (
     CarrotError,
     ConfigurationError,
@@ -87,6 +88,8 @@ class Loop(Receiver):
 
     retry: Retry = Retry()
     raise_on_cancel: bool = False
+    # Since the loop began: a loop that is reconnecting has no subscription to end.
+    _is_cancelled: bool = False
 
     def consume(self) -> None:
         """Subscribe; harmless when it is subscribed already."""
@@ -163,6 +166,7 @@ class Loop(Receiver):
         self, subscribe: Callable[[], object], limit: int | None, timeout: float | None
     ) -> Iterator[bool]:
         deadline = _deadline(timeout)
+        self._is_cancelled = False
         self._subscribing(subscribe, deadline)
         heal = partial(self._heal, deadline=deadline)
         return self.backend.consume(limit=limit, deadline=deadline, heal=heal)
@@ -171,7 +175,8 @@ class Loop(Receiver):
 
     def _subscribing(self, subscribe: Callable[[], object], deadline: float | None) -> None:
         try:
-            subscribe()
+            with until(deadline):
+                subscribe()
         except CarrotError as exc:
             if not self._heal(exc, deadline):
                 raise
@@ -189,9 +194,9 @@ class Loop(Receiver):
             recover(
                 self.connection,
                 error,
-                lambda attempts: self._subscribe_again(),
+                self._subscribe_if_wanted,
                 retry,
-                lambda: self.backend.is_stopping or _is_past(deadline),
+                lambda: self.backend.is_stopping or self._is_cancelled or _is_past(deadline),
             )
         except CarrotError as exc:
             if not _is_past(deadline):
@@ -200,6 +205,12 @@ class Loop(Receiver):
         if _is_past(deadline):
             raise OperationTimeout(f"the timeout is over, and this is not mended: {error}")
         return True
+
+    def _subscribe_if_wanted(self) -> None:
+        if not self._is_cancelled:
+            self._subscribe_again()
+        if self._is_cancelled:
+            self.cancel()  # meanwhile
 
     def _is_curable(self, error: CarrotError) -> bool:
         if isinstance(error, ConsumerCancelled):

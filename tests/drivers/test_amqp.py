@@ -18,7 +18,7 @@ import trustme
 from pamqp import base, commands, frame, header
 
 from carrot.backends import amqp
-from carrot.backends.amqp.framing import HEARTBEAT_FRAME
+from carrot.backends.amqp.framing import HEARTBEAT_FRAME, Event
 from carrot.backends.amqp.link import TlsLink
 from carrot.connection import BrokerConnection
 from carrot.exceptions import (
@@ -137,6 +137,24 @@ def test_login_methods_refuse_a_wrong_password(amqp_url, method):
         connection.connect()
 
     assert "s3cret" not in str(caught.value)
+
+
+def test_a_silent_address_leaves_time_for_the_next_one(monkeypatch):
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 0, "", (f"127.0.0.{n}", 1)) for n in (2, 3, 4)]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: found)
+    patience = []
+
+    class Silent(socket.socket):
+        def connect(self, address: object) -> None:
+            patience.append(self.gettimeout())
+            raise TimeoutError
+
+    monkeypatch.setattr(socket, "socket", Silent)
+
+    with pytest.raises(ConnectionFailed, match=r"no answer within 9.0 s"):
+        BrokerConnection("amqp://a-name//", connect_timeout=9).connect()
+
+    assert patience == [pytest.approx(share, abs=0.5) for share in (3, 4.5, 9)]
 
 
 def test_login_method_that_the_broker_lacks_is_told(amqp_url):
@@ -302,9 +320,9 @@ class Peer:
         self.hear(commands.Connection.Open)
         self.say(commands.Connection.OpenOk(), 0)
 
-    def open_channel(self) -> None:
+    def open_channel(self, channel: int = 1) -> None:
         self.hear(commands.Channel.Open)
-        self.say(commands.Channel.OpenOk())
+        self.say(commands.Channel.OpenOk(), channel)
 
     def say(self, command: base.Frame, channel: int = 1) -> None:
         self.say_bytes(frame.marshal(command, channel))
@@ -425,6 +443,12 @@ def test_peer_that_hangs_up_is_a_lost_connection(make_peer):
 def test_blocked_and_unblocked_are_no_error_and_flow_is_answered(make_peer):
     peer, connection = make_peer()
     backend = connection.create_backend()
+    told = []
+
+    def on_blocked(reason: str) -> None:
+        told.append((reason, threading.current_thread()))
+
+    connection.on_blocked = on_blocked
 
     def serve() -> None:
         peer.hear(commands.Channel.Open)
@@ -436,9 +460,15 @@ def test_blocked_and_unblocked_are_no_error_and_flow_is_answered(make_peer):
         peer.say(commands.Connection.Unblocked(), 0)
         answer_qos(peer)
 
-    run(serve, lambda: backend.qos(0, 1))
+    using = []
+    run(serve, lambda: (using.append(threading.current_thread()), backend.qos(0, 1)))
 
     assert connection.is_open
+    eventually(lambda: told)
+    ((reason, thread),) = told
+    assert reason == "low on memory"
+    # The one that was using the channel is in the middle of a request.
+    assert thread not in using
 
 
 def test_broker_that_closes_the_connection_says_why(make_peer):
@@ -449,6 +479,28 @@ def test_broker_that_closes_the_connection_says_why(make_peer):
         connection.drain_events(timeout=5)
 
     peer.hear(commands.Connection.CloseOk)
+
+
+def test_confirms_of_a_replaced_channel_settle_nothing_of_the_next_one(make_peer):
+    peer, connection = make_peer()
+    backend = connection.create_backend()
+
+    def serve() -> None:
+        for number in (1, 2):
+            peer.open_channel(number)
+            peer.hear(commands.Confirm.Select)
+            peer.say(commands.Confirm.SelectOk(), number)
+
+    def use() -> None:
+        backend.confirm_select()
+        old = backend.channel
+        old.give_up(says_goodbye=False)
+        number = backend.publish(backend.prepare_message(b"x", 1), "", "queue")
+        old.is_open = True  # as for a reader that had looked just before
+        old.handle(Event(1, commands.Basic.Ack.index, (1).to_bytes(8) + b"\0", b"", b""))
+        assert not backend.confirms.is_settled(number)
+
+    run(serve, use)
 
 
 def test_frames_of_a_channel_that_is_gone_are_passed_over(make_peer):
@@ -1000,6 +1052,41 @@ def test_batch_is_sent_in_few_writes(connection, queue, monkeypatch):
 
     assert batch.sent == 500
     assert len(writes) < 10
+
+
+def test_batch_that_is_interrupted_keeps_nothing_back(connection, onlooker, queue):
+    consumer = Consumer(onlooker, queue)
+    publisher = Publisher(connection, routing_key=queue, confirm=False)
+
+    with pytest.raises(KeyboardInterrupt), publisher.batch() as batch:
+        batch.send(1)
+        raise KeyboardInterrupt
+    publisher.send(2)
+
+    # Nothing else is done on that connection, which could bring them on their way.
+    arrived = []
+    eventually(lambda: arrived.extend(m.payload for m in consumer.iterqueue()) or len(arrived) == 2)
+    assert arrived == [1, 2]
+
+
+def test_interrupt_between_a_messages_number_and_its_write_shifts_no_confirm(
+    connection, onlooker, queue, monkeypatch
+):
+    consumer = Consumer(onlooker, queue)
+    publisher = Publisher(connection, routing_key=queue, confirm_timeout=5)
+    publisher.send(1)
+    channel = publisher.backend.channel
+
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(channel, "publish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        publisher.send(2)
+    publisher.send(3)
+
+    assert publisher.backend.channel is not channel
+    assert [message.payload for message in consumer.iterqueue()] == [1, 3]
 
 
 def test_batch_ends_with_its_own_error_on_a_lost_connection(connection, queue):

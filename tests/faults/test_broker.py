@@ -199,11 +199,11 @@ def test_an_alarm_is_named_when_the_patience_of_a_publisher_ends(
                     publisher.send(number)
                 assert time.monotonic() - begun < ALARM_TIMEOUT + LATE
                 ledger.failed(number)
-            assert blockages.reasons == ["low on memory"]
+            eventually(lambda: blockages.reasons == ["low on memory"])
 
         send(publisher, ledger, 3)
 
-        assert blockages.ends == 1
+        eventually(lambda: blockages.ends == 1)
         consumer.register_callback(lambda number, message: (ledger.received(number), message.ack()))
         eventually(lambda: consumer.process_next() is None and not ledger.lost)
     ledger.check()
@@ -237,7 +237,7 @@ def test_a_patient_publisher_goes_on_when_the_alarm_is_over(node: RabbitMQ, uniq
         traffic.wait_for_flow(RECOVERY)
 
     traffic.ledger.check()
-    assert blockages.ends >= 1
+    eventually(lambda: blockages.ends >= 1)
     assert traffic.times_lost == 0
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 from pamqp import commands, frame
 
-from carrot import BrokerConnection, Consumer, Publisher
+from carrot import BrokerConnection, Consumer, ConsumerSet, Publisher
 from carrot.exceptions import (
     AccessRefused,
     CarrotError,
@@ -149,22 +149,25 @@ def test_every_call_ends_in_time_wherever_the_link_freezes(proxy, session, direc
             )
 
 
-@pytest.mark.parametrize(
-    ("use", "seconds"),
-    [
-        (lambda link, consumer, publisher: publisher.send("x"), 1),
-        (lambda link, consumer, publisher: publisher.send_many(range(3000)), 1),
-        (lambda link, consumer, publisher: consumer.fetch(timeout=0.5), 0.5),
-        (lambda link, consumer, publisher: consumer.fetch(), 1),
-        (lambda link, consumer, publisher: consumer.declare(), 1),
-        (lambda link, consumer, publisher: consumer.wait(limit=1, timeout=1), 1),
-        (lambda link, consumer, publisher: next(consumer.iterconsume(timeout=1)), 1),
-        (lambda link, consumer, publisher: link.drain_events(timeout=0.5), 0.5),
-    ],
-    ids=["send", "send_many", "fetch-timeout", "fetch", "declare", "wait", "iterconsume", "drain"],
-)
-def test_each_call_to_a_frozen_broker_ends_in_time(proxy, unique, use, seconds):
-    with BrokerConnection(proxy.url, operation_timeout=1, connect_timeout=1) as connection:
+# (what is called, its deadline in seconds, operation_timeout)
+CALLS = {
+    "send": (lambda link, consumer, publisher: publisher.send("x"), 1, 30),
+    "send_many": (lambda link, consumer, publisher: publisher.send_many(range(3000)), 1, 30),
+    "fetch": (lambda link, consumer, publisher: consumer.fetch(), 1, 1),
+    "fetch-timeout": (lambda link, consumer, publisher: consumer.fetch(timeout=0.5), 0.5, 30),
+    "declare": (lambda link, consumer, publisher: consumer.declare(), 1, 1),
+    "wait": (lambda link, consumer, publisher: consumer.wait(timeout=1), 1, 30),
+    "wait-limit": (lambda link, consumer, publisher: consumer.wait(limit=1, timeout=1), 1, 30),
+    "iterconsume": (lambda link, consumer, publisher: next(consumer.iterconsume(timeout=1)), 1, 30),
+    "drain": (lambda link, consumer, publisher: link.drain_events(timeout=0.5), 0.5, 30),
+}
+
+
+@pytest.mark.parametrize(("use", "seconds", "operation_timeout"), CALLS.values(), ids=CALLS)
+def test_each_call_to_a_frozen_broker_ends_in_time(proxy, unique, use, seconds, operation_timeout):
+    with BrokerConnection(
+        proxy.url, operation_timeout=operation_timeout, connect_timeout=1
+    ) as connection:
         consumer = Consumer(connection, unique(), callbacks=[print])
         publisher = Publisher(
             connection, routing_key=consumer.queue, confirm_timeout=1, retry=Retry(seconds=1)
@@ -178,6 +181,50 @@ def test_each_call_to_a_frozen_broker_ends_in_time(proxy, unique, use, seconds):
         with within(1.5):
             connection.close(timeout=0.5)
         proxy.link.cut()
+
+
+def test_a_recovery_that_freezes_ends_when_the_retry_does(proxy, unique):
+    with BrokerConnection(proxy.url, operation_timeout=30, connect_timeout=30) as connection:
+        publisher = Publisher(connection, unique(), auto_delete=True, retry=Retry(seconds=1))
+        publisher.send("x")
+        _, handshake = _bytes_of_a_handshake(proxy)
+        # The next connection is made, and the first request on it is never answered.
+        proxy.plan(Plan(down=Faults(freeze_at=handshake)))
+        proxy.cut_all()
+
+        with within(2), pytest.raises((OperationTimeout, ConnectionLost, ConnectionFailed)):
+            publisher.send("y")
+        with within(1.5):
+            connection.close(timeout=0.5)
+        proxy.link.cut()
+
+
+def _bytes_of_a_handshake(proxy: Proxy) -> tuple[int, int]:
+    """How many go up and down until a connection is open."""
+    with BrokerConnection(proxy.url) as connection:
+        connection.connect()
+        return proxy.link.up.passed, proxy.link.down.passed
+
+
+def test_a_fetch_that_timed_out_on_a_running_subscription_leaves_the_loop_working(proxy, unique):
+    received = []
+    with BrokerConnection(proxy.url) as connection:
+        consumer = Consumer(
+            connection, unique(), callbacks=[lambda data, m: (received.append(data), m.ack())]
+        )
+        publisher = Publisher(connection, routing_key=consumer.queue)
+        consumer.consume()
+        proxy.link.freeze()
+        with within(1.5), pytest.raises(OperationTimeout):
+            consumer.fetch(timeout=0.5)
+        assert not consumer.channel_open
+        proxy.link.thaw()
+
+        publisher.send("x")
+        consumer.wait(limit=1, timeout=5)
+
+        assert received == ["x"]
+        consumer.backend.queue_delete(consumer.queue)
 
 
 def test_silent_broker_is_connection_failed_within_connect_timeout(proxy):
@@ -332,6 +379,71 @@ def test_shuffled_hosts_are_all_tried(proxy, rabbitmq):
             connection.connect()
 
 
+# -- a connection that is lost in the middle of its recovery
+
+
+def _cut_before(monkeypatch, proxy: Proxy, owner: object, method: str, call: int) -> None:
+    """Let all connections be lost when that method is called for the *call*-th time."""
+    wrapped, calls = getattr(owner, method), []
+
+    def cut(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == call:
+            proxy.cut_all()
+            eventually(lambda: not proxy.links)
+        return wrapped(*args, **kwargs)
+
+    monkeypatch.setattr(owner, method, cut)
+
+
+def test_a_set_whose_connection_is_lost_while_it_subscribes_has_all_its_consumers(
+    proxy, unique, monkeypatch
+):
+    received = []
+    with BrokerConnection(proxy.url) as connection, BrokerConnection(proxy.url) as other:
+        consumers = [Consumer(connection, unique(), auto_delete=False) for _ in range(2)]
+        publishers = [Publisher(other, routing_key=consumer.queue) for consumer in consumers]
+        with ConsumerSet(
+            connection,
+            consumers=consumers,
+            callbacks=[lambda data, m: (received.append(data), m.ack())],
+        ) as group:
+            group.consume()
+            # Lost here, and again between the first consumer and the second.
+            _cut_before(monkeypatch, proxy, consumers[1].backend, "declare_consumer", 2)
+            proxy.cut_all()
+            for number, publisher in enumerate(publishers):
+                publisher.send(number)
+            group.wait(limit=2, timeout=10)
+
+            assert sorted(received) == [0, 1]
+            group.cancel()
+            for consumer in consumers:
+                group.backend.queue_delete(consumer.queue)
+
+
+def test_an_exclusive_queue_whose_connection_is_lost_while_it_is_declared_comes_back(
+    proxy, unique, monkeypatch
+):
+    received = []
+    with BrokerConnection(proxy.url) as connection, BrokerConnection(proxy.url) as other:
+        exchange = unique("exchange")
+        publisher = Publisher(other, exchange, "key", mandatory=True)
+        consumer = Consumer(
+            connection, unique(), exchange, "key", exclusive=True,
+            callbacks=[lambda data, m: (received.append(data), consumer.stop(), m.ack())],
+        )  # fmt: skip
+        consumer.consume()
+        _cut_before(monkeypatch, proxy, consumer.backend, "queue_bind", 1)
+        monkeypatch.setattr(connection, "on_recovered", lambda: publisher.send("x"))
+        proxy.cut_all()
+
+        consumer.wait(timeout=10)
+
+        assert received == ["x"]
+        publisher.backend.exchange_delete(exchange)
+
+
 # -- limits
 
 
@@ -353,11 +465,12 @@ def test_sending_gives_up_when_its_retry_is_used_up(proxy, unique):
         publisher.send("z")
 
 
-def test_stop_ends_a_loop_that_tries_to_reconnect(proxy, unique):
+@pytest.mark.parametrize("end", ["stop", "cancel", "close"])
+def test_a_loop_that_tries_to_reconnect_can_be_ended(proxy, unique, end):
     with BrokerConnection(proxy.url) as connection:
         consumer = Consumer(connection, unique(), callbacks=[print])
         connection.on_connection_lost = lambda error, interval: (
-            isinstance(error, ConnectionFailed) and consumer.stop()
+            isinstance(error, ConnectionFailed) and getattr(consumer, end)()
         )
         ended = threading.Event()
         thread = threading.Thread(target=lambda: (consumer.wait(), ended.set()), daemon=True)

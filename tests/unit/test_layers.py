@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 # may import each other. A module may import what is in a lower line.
 LAYERS = (
     ("carrot.exceptions", "carrot.utils", "carrot.retry", "carrot.threads"),
+    ("carrot.deadline",),
     ("carrot.recovery",),
     ("carrot.values",),
     ("carrot.routing", "carrot.serialization"),

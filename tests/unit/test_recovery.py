@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from carrot.deadline import within
 from carrot.exceptions import (
     AccessRefused,
     ConnectionFailed,
@@ -27,7 +28,7 @@ class Connection:
         self.told: list[object] = []
         self._failures = list(failures)
 
-    def reopen(self, within: float | None) -> None:
+    def reopen(self) -> None:
         failure = self._failures.pop(0) if self._failures else None
         if failure is not None:
             raise failure
@@ -45,16 +46,25 @@ LOST = ConnectionLost("gone")
 def test_it_is_done_again_over_a_new_connection() -> None:
     connection, done = Connection(), []
 
-    assert recover(connection, LOST, done.append, QUICK)
-    assert len(done) == 1
+    assert recover(connection, LOST, lambda: done.append(within(None)), QUICK)
+    assert done == [None]
     assert connection.told == [LOST, "recovered"]
+
+
+def test_what_waits_in_it_has_the_time_that_is_left() -> None:
+    left = []
+
+    recover(Connection(), LOST, lambda: left.append(within(60)), Retry(seconds=5))
+
+    assert 4 < left[0] < 5
+    assert within(60) == 60
 
 
 def test_the_last_error_is_raised_and_says_how_it_began() -> None:
     failures = [ConnectionFailed(f"refused {n}") for n in range(3)]
 
     with pytest.raises(ConnectionFailed, match="refused 2") as caught:
-        recover(Connection(*failures), LOST, lambda attempts: None, QUICK)
+        recover(Connection(*failures), LOST, lambda: None, QUICK)
     assert "it began with: gone" in caught.value.__notes__[0]
 
 
@@ -62,7 +72,7 @@ def test_what_does_not_pass_is_raised_at_once() -> None:
     connection = Connection(AccessRefused("wrong password"))
 
     with pytest.raises(AccessRefused):
-        recover(connection, LOST, lambda attempts: None, QUICK)
+        recover(connection, LOST, lambda: None, QUICK)
     assert connection.told == [LOST]
 
 
@@ -71,12 +81,12 @@ def test_a_connection_that_may_not_reconnect_raises_what_was_lost() -> None:
     connection.may_reconnect = False
 
     with pytest.raises(ConnectionLost, match="gone"):
-        recover(connection, LOST, lambda attempts: None, QUICK)
+        recover(connection, LOST, lambda: None, QUICK)
     assert connection.told == []
 
 
 def test_nobody_needs_it_any_longer() -> None:
-    assert not recover(Connection(), LOST, lambda attempts: None, QUICK, lambda: True)
+    assert not recover(Connection(), LOST, lambda: None, QUICK, lambda: True)
 
 
 @pytest.mark.parametrize(

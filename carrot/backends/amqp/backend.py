@@ -234,17 +234,23 @@ class Backend(BaseBackend):
                     f"of {channel.properties_max} on this connection: put large things into the "
                     "body"
                 )
+            frames = channel.encode(exchange, routing_key, mandatory, wire, message.body)
             number = None
-            if confirms is None:
-                channel.look()
-            else:
-                number = confirms.publish(message, exchange, routing_key, mandatory)
             try:
-                channel.publish(
-                    exchange, routing_key, mandatory, wire, message.body, self._is_batching
-                )
+                if confirms is None:
+                    channel.look()
+                else:
+                    number = confirms.publish(message, exchange, routing_key, mandatory)
+                channel.publish(frames, self._is_batching)
             except ChannelError:
                 self.take_failure()  # this is it, raised where it belongs
+                raise
+            except CarrotError:
+                raise
+            except BaseException:
+                # An interrupt: a number may be taken without a message, and all later confirms
+                # would be another message's.
+                channel.give_up()
                 raise
             return number
 
@@ -268,48 +274,62 @@ class Backend(BaseBackend):
         self._is_batching = True
         try:
             yield
-        finally:
+        except BaseException:
             self._is_batching = False
-            channel = self._channel
-            if channel is not None:
-                channel.flush()
+            if (channel := self._channel) is not None:
+                channel.flush_soon()
+            raise
+        self._is_batching = False
+        if (channel := self._channel) is not None:
+            channel.flush()
 
     def _confirm_select(self, channel: Channel) -> None:
         channel.call(commands.Confirm.Select)
+
+    def _confirming(self, channel: Channel) -> Confirms:
+        # Its own: what is read of an earlier channel, while this one is opened, is not for these.
+        channel.confirms = super()._confirming(channel)
+        return channel.confirms
 
     # -- what comes in; called by whichever thread is reading
 
     def on_delivery(self, event: Event) -> None:
         arguments = event.arguments
         tag, delivery_tag, redelivered, origin = framing.delivery_of(arguments)
+        # First: when the channel is replaced meanwhile, its subscriptions go before its number.
+        generation = self.generation
         subscription = self._subscriptions.get(tag)
         # None: the channel was closed here meanwhile, and the broker takes the message back.
         if subscription is not None:
             self.inbox.append(
                 (
                     subscription,
-                    Delivery(self, delivery_tag, event.body, event.properties,
+                    Delivery(self, generation, delivery_tag, event.body, event.properties,
                             arguments, origin, redelivered, tag, subscription.no_ack),
                 )
             )  # fmt: skip
 
-    def on_return(self, event: Event) -> None:
+    def on_return(self, event: Event, confirms: Confirms | None) -> None:
         # Reply code and text, exchange and routing key (AMQP 0-9-1, section 1.8.3.10).
         text, at = read_short_string(event.arguments, 2)
         exchange, routing_key = framing.origin_of(event.arguments, at)
-        if self.confirms is not None:
-            back = Delivery(self, 0, event.body, event.properties, b"", 0, False, None, True)
-            self.confirms.returned(back, exchange, routing_key, text)
+        if confirms is not None:
+            back = Delivery(self, 0, 0, event.body, event.properties, b"", 0, False, None, True)
+            confirms.returned(back, exchange, routing_key, text)
 
-    def on_confirm(self, number: int, multiple: bool, taken: bool) -> None:
-        if self.confirms is not None:
-            self.confirms.settle(number, multiple, taken)
+    def on_cancel(self, channel: Channel, consumer_tag: str) -> None:
+        if channel is self._channel:
+            self.cancelled_by_broker(consumer_tag)
 
-    def on_cancel(self, consumer_tag: str) -> None:
-        self.cancelled_by_broker(consumer_tag)
+    def on_close(self, channel: Channel, error: ChannelError) -> None:
+        # Of one that is being opened, or was replaced, nobody else needs to be told.
+        if channel is self._channel:
+            self.fail(error)
 
-    def on_close(self, error: ChannelError) -> None:
-        self.fail(error)
+    def on_give_up(self, channel: Channel) -> None:
+        if channel is self._channel:
+            self._forget_channel()
+            self.interrupt()
 
     # -- receiving
 
@@ -320,7 +340,7 @@ class Backend(BaseBackend):
         if not isinstance(answer, Event):
             return None
         delivery_tag, redelivered = framing.settled_of(answer.arguments)
-        return Delivery(self, delivery_tag, answer.body, answer.properties,
+        return Delivery(self, self.generation, delivery_tag, answer.body, answer.properties,
                        answer.arguments, 9, redelivered, None, no_ack)  # fmt: skip
 
     def _subscribe(self, channel: Channel, queue: str, consumer_tag: str, no_ack: bool) -> None:

@@ -13,6 +13,8 @@ from pamqp import base, commands
 from carrot.backends.amqp import framing
 from carrot.backends.amqp.framing import Event
 from carrot.backends.amqp.methods import decode_method, encode_method
+from carrot.backends.confirms import Confirms
+from carrot.deadline import spelled, within
 from carrot.exceptions import CarrotError, ChannelError, ConnectionLost, OperationTimeout
 
 
@@ -29,6 +31,7 @@ class Line(Protocol):
     def write_soon(self, data: bytes, channel: Channel) -> None: ...
     def write_with_others(self, data: bytes, channel: Channel) -> None: ...
     def flush(self) -> None: ...
+    def flush_soon(self) -> None: ...
     def look(self) -> None: ...
     def wait_for(self, ready: Any, timeout: float | None = None) -> None: ...
     def forget(self, number: int) -> None: ...
@@ -38,10 +41,10 @@ class Listener(Protocol):
     """Who is told what comes in on a channel; called by whichever thread is reading."""
 
     def on_delivery(self, event: Event) -> None: ...
-    def on_return(self, event: Event) -> None: ...
-    def on_confirm(self, number: int, multiple: bool, taken: bool) -> None: ...
-    def on_cancel(self, consumer_tag: str) -> None: ...
-    def on_close(self, error: ChannelError) -> None: ...
+    def on_return(self, event: Event, confirms: Confirms | None) -> None: ...
+    def on_cancel(self, channel: Channel, consumer_tag: str) -> None: ...
+    def on_close(self, channel: Channel, error: ChannelError) -> None: ...
+    def on_give_up(self, channel: Channel) -> None: ...
 
 
 class Channel:
@@ -49,15 +52,18 @@ class Channel:
 
     :ivar number: its number on the connection.
     :ivar properties_max: bytes that a message's flags and properties may take here.
+    :ivar confirms: the books of what was published here, in confirm mode.
     """
 
     def __init__(self, line: Line, number: int) -> None:
         self.number = number
         self.properties_max = line.frame_max - framing.CONTENT_HEADER
+        self.confirms: Confirms | None = None
         self._listener: weakref.ref[Listener] | None = None
         self.is_open = True
         self._line = line
-        self._encoder = framing.PublishEncoder(number, line.frame_max)
+        #: The frames of a message: see :meth:`framing.PublishEncoder.encode`.
+        self.encode = framing.PublishEncoder(number, line.frame_max).encode
         self._asking = threading.Lock()
         self._answer: base.Frame | Event | None = None
         self._refusal: ChannelError | None = None
@@ -81,7 +87,7 @@ class Channel:
         :raises ConnectionLost: the connection is gone.
         :raises OperationTimeout: no answer in time; the channel is given up.
         """
-        patience = self._line.operation_timeout if timeout is None else timeout
+        patience = within(self._line.operation_timeout if timeout is None else timeout)
         deadline = None if patience is None else time.monotonic() + patience
         # Another thread may be asking.
         if not self._asking.acquire(timeout=-1 if patience is None else patience):
@@ -96,13 +102,13 @@ class Channel:
             except OperationTimeout as exc:
                 self._line.is_silent = True
                 # The answer may still come, and must not be taken for that to another question.
-                self._give_up(says_goodbye=method is not commands.Channel.Close)
+                self.give_up(says_goodbye=method is not commands.Channel.Close)
                 raise self._unanswered(method, patience) from exc
             except CarrotError:
                 raise
             except BaseException:
                 # An interrupt: the same holds.
-                self._give_up(says_goodbye=method is not commands.Channel.Close)
+                self.give_up(says_goodbye=method is not commands.Channel.Close)
                 raise
             return self._take_answer()
         finally:
@@ -110,7 +116,9 @@ class Channel:
 
     @staticmethod
     def _unanswered(method: type[base.Frame], patience: float | None) -> OperationTimeout:
-        return OperationTimeout(f"the broker didn't answer {method.name} within {patience} seconds")
+        return OperationTimeout(
+            f"the broker didn't answer {method.name} within {spelled(patience)}"
+        )
 
     def check_open(self) -> None:
         """Asked under the lock that guards what is written.
@@ -145,16 +153,16 @@ class Channel:
             if method in (commands.Channel.CloseOk.index, commands.Channel.Close.index):
                 self._line.forget(self.number)
             return
-        listener = self.listener
+        confirms = self.confirms
         if method == framing.ACK or method == framing.NACK:
             number, multiple = framing.settled_of(event.arguments)
-            if listener is not None:
-                listener.on_confirm(number, multiple, method == framing.ACK)
+            if confirms is not None:
+                confirms.settle(number, multiple, method == framing.ACK)
         elif method == framing.GET_OK:
             self._answer = event
         elif method == framing.RETURN:
-            if listener is not None:
-                listener.on_return(event)
+            if (listener := self.listener) is not None:
+                listener.on_return(event, confirms)
         else:
             self._handle_other(decode_method(method, event.arguments))
 
@@ -168,10 +176,10 @@ class Channel:
             self._line.forget(self.number)
             # Whoever is waiting for an answer raises it; else the channel's next user does.
             if (listener := self.listener) is not None:
-                listener.on_close(error)
+                listener.on_close(self, error)
         elif isinstance(command, commands.Basic.Cancel):
             if (listener := self.listener) is not None:
-                listener.on_cancel(command.consumer_tag or "")
+                listener.on_cancel(self, command.consumer_tag or "")
         elif isinstance(command, commands.Channel.Flow):
             self.send(commands.Channel.FlowOk, active=command.active)
         else:
@@ -179,17 +187,8 @@ class Channel:
 
     # -- publishing and settling
 
-    def publish(
-        self,
-        exchange: str,
-        routing_key: str,
-        mandatory: bool,
-        properties: bytes,
-        body: bytes,
-        keep: bool,
-    ) -> None:
+    def publish(self, frames: bytes, keep: bool) -> None:
         """Send a message; *keep* it back until there are more to be sent with it."""
-        frames = self._encoder.encode(exchange, routing_key, mandatory, properties, body)
         if keep:
             self._line.write_with_others(frames, self)
         else:
@@ -202,6 +201,10 @@ class Channel:
     def flush(self) -> None:
         """Send what was kept back."""
         self._line.flush()
+
+    def flush_soon(self) -> None:
+        """Let what was kept back be sent, without waiting for it."""
+        self._line.flush_soon()
 
     def ack(self, delivery_tag: int, multiple: bool) -> None:
         self._line.write_soon(framing.ack_frame(self.number, delivery_tag, multiple), self)
@@ -217,20 +220,22 @@ class Channel:
             self._listener = None
             if self._line.is_silent:
                 # Nobody answers; not every close() shall wait for that again.
-                self._give_up(says_goodbye=True)
+                self.give_up()
                 return
             self.call(commands.Channel.Close, reply_code=200)
             self.is_open = False
             self._line.forget(self.number)
 
-    def _give_up(self, says_goodbye: bool) -> None:
+    def give_up(self, says_goodbye: bool = True) -> None:
         """Nobody waits for this channel's answers any more.
 
         Its number stays taken until the broker has closed it too: what still comes for it must
         not reach another channel.
         """
         self.is_open = False
-        self._listener = None
+        listener, self._listener = self.listener, None
+        if listener is not None:
+            listener.on_give_up(self)
         if says_goodbye:
             with suppress(CarrotError):
                 self._line.write(encode_method(commands.Channel.Close, self.number, reply_code=200))

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self
 
 from pamqp import base, commands
 
+from carrot import threads
 from carrot.backends.amqp import link as link_module
 from carrot.backends.amqp.channel import Channel
 from carrot.backends.amqp.errors import ClosedByBroker, FramingError, connection_failed
@@ -70,6 +71,7 @@ class Transport(BaseTransport):
         self._lost: ConnectionLost | None = None
         self._turns = Turns(self._read_once, self._tell_blocked)
         self._blocked_news: deque[str | None] = deque()
+        self._telling = threading.Lock()
         self._writing = threading.Lock()
         self._soon: list[bytes] = []
         self._soon_size = 0
@@ -265,8 +267,14 @@ class Transport(BaseTransport):
             self._answer = command
 
     def _tell_blocked(self) -> None:
-        while self._blocked_news:
-            self.tell_blocked(self._blocked_news.popleft())
+        # In a thread of its own: the one that reads may be in the middle of a request.
+        if self._blocked_news:
+            threads.start(threading.Thread(target=self._tell_news, daemon=True))
+
+    def _tell_news(self) -> None:
+        with self._telling:
+            while self._blocked_news:
+                self.tell_blocked(self._blocked_news.popleft())
 
     def interrupt(self) -> None:
         self._link.wake()
@@ -324,6 +332,10 @@ class Transport(BaseTransport):
             if self._lost is not None or not channel.is_open:
                 self._refuse(channel)
             self._soon.append(data)
+        self.flush_soon()
+
+    def flush_soon(self) -> None:
+        """Let the timer send what was to be sent soon."""
         if not self._flush_is_due:
             self._flush_is_due = True
             timer.call_in(ACK_DELAY, _weakly(self._flush_late))
