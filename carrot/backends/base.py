@@ -54,7 +54,8 @@ class BaseBackend(Consuming):
     ) -> int | None:
         """Hand *message* to the broker.
 
-        :returns: its number for :meth:`wait_for_confirms`, after :meth:`confirm_select`.
+        :returns: its number for :meth:`wait_for_confirms`, after :meth:`confirm_select`; None:
+            there is nothing to wait for.
         :raises ConnectionLost: the broker may or may not have it.
         """
 

@@ -45,11 +45,6 @@ class Confirms:
         self._pending[number] = (message, exchange, routing_key, mandatory)
         return number
 
-    def taken(self) -> int:
-        """The number of a message that the broker has taken already."""
-        self._last += 1
-        return self._last
-
     def refused(self, message: Message, exchange: str, routing_key: str, reason: str | None) -> int:
         """The number of a message that a broker, which answers at once, has not taken.
 

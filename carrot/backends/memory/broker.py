@@ -61,6 +61,10 @@ class Outcome(enum.Enum):
     REJECTED = enum.auto()
 
 
+# Looked up once: a member of an Enum costs 0.05 µs.
+_TAKEN = Outcome.TAKEN
+
+
 class Broker:
     """One virtual host. Everything in it is guarded by its lock.
 
@@ -333,8 +337,8 @@ class Broker:
 
     def _enqueue(self, message: QueuedMessage, queues: Collection[Queue]) -> Outcome:
         if len(queues) == 1:
-            (queue,) = queues
-            return Outcome.TAKEN if queue.publish(message) else Outcome.REJECTED
+            for queue in queues:
+                return _TAKEN if queue.publish(message) else Outcome.REJECTED
         taken = True
         # What dies in one of these queues goes on when all of them have their message.
         with self._burying_later():

@@ -261,16 +261,25 @@ class Channel:
     # -- messages
 
     def publish(
-        self, exchange: str, routing_key: str, body: bytes, properties: Mapping[str, Any]
+        self,
+        exchange: str,
+        routing_key: str,
+        body: bytes,
+        properties: Mapping[str, Any],
+        message_id: str | None = None,
     ) -> Outcome:
-        """Hand a message to the broker, and learn what became of it."""
+        """Hand a message to the broker, and learn what became of it.
+
+        :param message_id: when it is not among the properties, which other messages may share.
+        """
         if type(exchange) is not str or type(routing_key) is not str:
             _checked(exchange=exchange, routing_key=routing_key)
-        message = QueuedMessage(body, properties, exchange, routing_key)
+        message = QueuedMessage(body, properties, exchange, routing_key, message_id)
         broker = self._broker
         # As in _operation, which would cost as much as all the rest. The same for get and ack.
         with broker.lock:
-            self._begin()
+            if not self.is_open or broker.timers.pending:
+                self._begin()
             try:
                 message.check(self.connection.user)
                 return broker.publish(message)
@@ -348,8 +357,10 @@ class Channel:
 
     def ack(self, delivery_tag: int, multiple: bool = False) -> None:
         """Forget one message, or all up to it; with *multiple*, tag 0 is all there are."""
-        with self._broker.lock:
-            self._begin()
+        broker = self._broker
+        with broker.lock:
+            if not self.is_open or broker.timers.pending:
+                self._begin()
             if multiple:
                 for message in self._up_to(delivery_tag):
                     self._release(message)
@@ -389,12 +400,15 @@ class Channel:
             self.unacked_by_consumers -= 1
 
     def _unblock(self) -> None:
-        """Put the consumers that have credit again back in line."""
+        """Serve the consumers that have credit again, or put them back in line."""
         for consumer in tuple(self.blocked):
             # Serving one of them may have changed what holds for the next.
             if consumer in self.blocked and consumer.has_credit():
+                queue = consumer.queue
+                if queue.serve(consumer):
+                    continue
                 del self.blocked[consumer]
-                consumer.queue.join_line(consumer)
+                queue.join_line(consumer)
 
 
 def _checked(arguments: Arguments = None, **names: str) -> dict[str, Any]:

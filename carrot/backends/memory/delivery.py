@@ -40,5 +40,5 @@ class Delivery(BaseDelivery):
         return (self._queued.exchange, self._queued.routing_key, *self._came)
 
     def _content(self) -> tuple[str | None, str | None]:
-        properties = self._queued.properties
+        properties = self._queued.shared
         return properties.get("content_type"), properties.get("content_encoding")

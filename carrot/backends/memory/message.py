@@ -22,8 +22,10 @@ _CHECKED_PROPERTIES = frozenset(("headers", "expiration", "user_id"))
 class QueuedMessage:
     """A message on its way to a queue, in it, or delivered from it. Each queue has its own.
 
-    The broker's lock guards it. Nobody writes into ``properties`` once it is published.
+    The broker's lock guards it. Nobody writes into its properties once it is published.
 
+    :ivar shared: the properties, but for its ``message_id``; many messages may have the same dict.
+    :ivar message_id: its own, when it is not among those.
     :ivar copies: more routing keys, from the headers CC and BCC.
     :ivar ttl: seconds, from the property ``expiration``; None is for ever.
     :ivar expires_at: when it is due to die in its queue, by the broker's clock.
@@ -40,13 +42,26 @@ class QueuedMessage:
     consumer: Consumer | None = None
 
     def __init__(
-        self, body: bytes, properties: Mapping[str, Any], exchange: str, routing_key: str
+        self,
+        body: bytes,
+        shared: Mapping[str, Any],
+        exchange: str,
+        routing_key: str,
+        message_id: str | None = None,
     ) -> None:
         self.body = body
         # Not copied here: most are Properties, which many messages share and nobody changes.
-        self.properties = properties
+        self.shared = shared
         self.exchange = exchange
         self.routing_key = routing_key
+        self.message_id = message_id
+
+    @property
+    def properties(self) -> Mapping[str, Any]:
+        """All properties."""
+        if self.message_id is None:
+            return self.shared
+        return {**self.shared, "message_id": self.message_id}
 
     def check(self, user: str) -> None:
         """Check what the broker understands of the properties, and copy the headers.
@@ -54,12 +69,11 @@ class QueuedMessage:
         :raises PreconditionFailed: an expiration, a user_id or a CC that can't be.
         :raises EncodeError: a header that AMQP can't carry.
         """
-        properties = self.properties
-        if _CHECKED_PROPERTIES.isdisjoint(properties):
-            if type(properties) is not Properties:
-                self.properties = dict(properties)
+        if _CHECKED_PROPERTIES.isdisjoint(self.shared):
+            if type(self.shared) is not Properties:
+                self.shared = dict(self.shared)
             return
-        properties = self.properties = dict(properties)
+        properties = self.shared = dict(self.shared)
         if properties.get("user_id") not in (None, user):
             raise precondition_failed(
                 f"user_id property set to '{properties['user_id']}' but authenticated user was "
@@ -75,26 +89,28 @@ class QueuedMessage:
 
     @property
     def headers(self) -> Mapping[str, Any]:
-        headers: Mapping[str, Any] = self.properties.get("headers") or {}
+        headers: Mapping[str, Any] = self.shared.get("headers") or {}
         return headers
 
     @property
     def priority(self) -> int:
-        priority: int = self.properties.get("priority") or 0
+        priority: int = self.shared.get("priority") or 0
         return priority
 
     def another(self) -> QueuedMessage:
         """The same message, for another queue."""
-        message = QueuedMessage(self.body, self.properties, self.exchange, self.routing_key)
+        message = QueuedMessage(
+            self.body, self.shared, self.exchange, self.routing_key, self.message_id
+        )
         message.copies = self.copies
         message.ttl = self.ttl
         return message
 
     def delivered_properties(self) -> Mapping[str, Any]:
         """The properties for one receiver, whose headers are nobody else's."""
-        if "headers" not in self.properties or self.properties["headers"] is None:
+        if self.shared.get("headers") is None:
             return self.properties
-        return {**self.properties, "headers": table("headers", self.properties["headers"])}
+        return {**self.properties, "headers": table("headers", self.shared["headers"])}
 
 
 # -- dead letters -----------------------------------------------------------------------

@@ -272,6 +272,17 @@ class Queue:
         self.in_line.append(consumer)
         self.run()
 
+    def serve(self, consumer: Consumer) -> bool:
+        """Give a consumer that is out of line the next message; False: it should join the line.
+
+        It has credit for that one only, as most that had none and acked a message: it would join
+        the line to leave it at once, which costs 0.7 µs.
+        """
+        if self.in_line or not self.ready.size or self._expires_messages:
+            return False
+        consumer.receive(self.ready.pop())
+        return not consumer.has_credit()
+
     def remove_consumer(self, consumer: Consumer) -> None:
         """The consumer ended; an auto-delete queue goes with its last one."""
         del self.consumers[consumer]
