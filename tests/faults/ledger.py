@@ -79,6 +79,11 @@ class Ledger:
         with self._lock:
             return self._attempted - self._confirmed - self._failed
 
+    @property
+    def number_confirmed(self) -> int:
+        """How many were confirmed so far."""
+        return len(self._confirmed)
+
     def summary(self) -> str:
         """The numbers of messages, in one line."""
         return (

@@ -21,7 +21,7 @@ from carrot.exceptions import (
 )
 from carrot.retry import Retry
 from tests.brokers import RabbitMQ
-from tests.faults.ledger import Ledger, seeded
+from tests.faults.ledger import Ledger
 from tests.faults.proxy import Faults, Plan, Proxy
 from tests.faults.traffic import Traffic
 from tests.waiting import eventually
@@ -497,34 +497,3 @@ def test_reconnect_false_raises_at_once(proxy, unique):
             publisher.send("y")
         with within(2), pytest.raises(ConnectionLost):
             consumer.wait()
-
-
-# -- load
-
-
-def _storm(proxy: Proxy, queue: str, cuts: int) -> str:
-    with seeded() as chance, Traffic(proxy.url, queue) as traffic:
-        for _ in range(cuts):
-            kind = chance.choice(["fin", "rst", "at a byte", "garbage"])
-            chance.note(kind)
-            for link in proxy.links:
-                if kind == "at a byte":
-                    ahead = chance.randrange(1, 400)
-                    link.down.faults = Faults(cut_at=link.down.passed + ahead)
-                elif kind == "garbage":
-                    link.send_down(bytes([chance.randrange(256)]) * 50)
-                else:
-                    link.cut(rst=kind == "rst")
-            traffic.wait_for_flow()
-    traffic.ledger.check()
-    return traffic.ledger.summary()
-
-
-def test_nothing_confirmed_is_lost_in_a_storm(proxy, unique):
-    print(_storm(proxy, unique(), 20))
-
-
-@pytest.mark.faults
-@pytest.mark.timeout(900)
-def test_nothing_confirmed_is_lost_in_a_long_storm(proxy, unique):
-    print(_storm(proxy, unique(), 500))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from itertools import cycle
 from statistics import median
 from typing import Any, Self
 
@@ -29,6 +30,7 @@ class Traffic:
     :param queue: durable, like the messages in it, unless the options say otherwise.
     :param exchange: it is bound to this one, by its name.
     :param interval: seconds between two messages.
+    :param chunk: messages that are sent in one go: alone, by send_many() and in a batch, in turn.
     :param expected: what sending may raise: the message then counts as failed.
     :ivar errors: the expected errors that came.
     :ivar times_lost: how often publisher and consumer were told that a connection was lost.
@@ -44,6 +46,7 @@ class Traffic:
         *,
         exchange: str = "",
         interval: float = 0.0,
+        chunk: int = 1,
         expected: tuple[type[Exception], ...] = (),
         connection_options: Mapping[str, Any] | None = None,
         publisher_options: Mapping[str, Any] | None = None,
@@ -59,6 +62,7 @@ class Traffic:
         )
         self._queue, self._exchange = queue, exchange
         self._interval, self._expected = interval, expected
+        self._chunk = chunk
         self._publisher_options = publisher_options or {}
         self._consumer_options = consumer_options or {}
         self._declared, self._ending = threading.Event(), threading.Event()
@@ -108,20 +112,43 @@ class Traffic:
             self.publisher = Publisher(
                 connection, self._exchange, self._queue, **self._publisher_options
             )
+            ways = cycle([self._send_alone, self._send_many, self._send_in_a_batch])
             while not self._ending.wait(self._interval):
                 if self._may_send.wait(self._interval or 0.01):
-                    self._send(self._last_sent + 1)
+                    if self._chunk == 1:
+                        self._send(self.publisher.send, self._last_sent + 1)
+                    else:
+                        next(ways)()
 
-    def _send(self, number: int) -> None:
-        self._last_sent = number
-        self.ledger.attempted(number)
+    def _send_alone(self) -> None:
+        for _ in range(self._chunk):
+            self._send(self.publisher.send, self._last_sent + 1)
+
+    def _send_many(self) -> None:
+        numbers = range(self._last_sent + 1, self._last_sent + 1 + self._chunk)
+        self._send(lambda *numbers: self.publisher.send_many(numbers), *numbers)
+
+    def _send_in_a_batch(self) -> None:
+        def send(*numbers: int) -> None:
+            with self.publisher.batch() as batch:
+                for number in numbers:
+                    batch.send(number)
+
+        self._send(send, *range(self._last_sent + 1, self._last_sent + 1 + self._chunk))
+
+    def _send(self, send: Callable[..., object], *numbers: int) -> None:
+        self._last_sent = numbers[-1]
+        for number in numbers:
+            self.ledger.attempted(number)
         try:
-            self.publisher.send(number)
+            send(*numbers)
         except self._expected as exc:
-            self.ledger.failed(number)
             self.errors.append(exc)
+            write = self.ledger.failed
         else:
-            self.ledger.confirmed(number)
+            write = self.ledger.confirmed
+        for number in numbers:
+            write(number)
 
     def _count_loss(self, error: Exception, interval: float) -> None:
         self.times_lost += 1
