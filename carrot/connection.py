@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 from carrot.backends import get_backend_cls
 from carrot.backends.base import BaseBackend, BaseTransport
-from carrot.deadline import within
+from carrot.deadline import spelled, within
 from carrot.exceptions import (
     AccessRefused,
     ConfigurationError,
@@ -156,6 +156,9 @@ class BrokerConnection:
         self._transport: BaseTransport | None = None
         self._was_open = self._closed = False
         self._opening, self._pid = threading.Lock(), os.getpid()
+        # How often it could not be made, and the last reason.
+        self._failures = 0
+        self._failure: ConnectionFailed | None = None
 
     def _merged(self, given: dict[str, Any]) -> dict[str, Any]:
         """The attributes of this connection: keywords over the URL over the class's own."""
@@ -243,29 +246,44 @@ class BrokerConnection:
         """
         left = within(None)
         deadline = None if left is None else time.monotonic() + left
-        if self._pid != os.getpid():
-            # The lock may have been taken by a thread of the parent's.
-            self._opening, self._pid = threading.Lock(), os.getpid()
-        if not self._opening.acquire(timeout=-1 if left is None else left):
+        failures = self._failures
+        opening = self._renewed_lock()
+        if not opening.acquire(timeout=-1 if left is None else left):
             raise OperationTimeout(
-                f"no connection to {self.hostname} within {left:.1f} seconds: another thread is "
+                f"no connection to {self.hostname} within {spelled(left)}: another thread is "
                 "still trying to make it"
             )
         try:
             if not self._may_open():
                 raise self._closed_here()
             if self._transport is None or not self._transport.is_open:
+                if self._failures != failures and self._failure is not None:
+                    # What another thread has tried meanwhile, need not be tried again for us.
+                    raise type(self._failure)(str(self._failure)) from self._failure
                 if self._transport is not None:
                     self._transport.close()  # it is lost; what it still holds is freed
-                transport = self._open(deadline)
-                if not self._may_open():
-                    transport.close()  # close() was called meanwhile
-                    raise self._closed_here()
-                self._transport = transport
+                self._transport = self._opened(deadline)
                 self._was_open = True
             return self._transport
         finally:
-            self._opening.release()
+            opening.release()
+
+    def _renewed_lock(self) -> threading.Lock:
+        """The lock for opening; a forked child's own, for a thread of the parent's may hold it."""
+        if self._pid != os.getpid():
+            self._opening, self._pid = threading.Lock(), os.getpid()
+        return self._opening
+
+    def _opened(self, deadline: float | None) -> BaseTransport:
+        try:
+            transport = self._open(deadline)
+        except ConnectionFailed as exc:
+            self._failures, self._failure = self._failures + 1, exc
+            raise
+        if not self._may_open():
+            transport.close()  # close() was called meanwhile
+            raise self._closed_here()
+        return transport
 
     def _may_open(self) -> bool:
         return not self._closed
@@ -392,12 +410,14 @@ class BrokerConnection:
         patience = None if timeout is None else seconds("timeout", timeout)
         # Whoever is connecting finds out, too.
         self._closed = True
-        has_turn = self._opening.acquire(timeout=-1 if patience is None else patience)
+        opening = self._renewed_lock()
+        most = self.operation_timeout if patience is None else patience
+        has_turn = opening.acquire(timeout=-1 if most is None else most)
         try:
             transport, self._transport = self._transport, None
         finally:
             if has_turn:
-                self._opening.release()
+                opening.release()
         if transport is not None:
             # Drivers of others may not know the argument.
             transport.close(*([] if patience is None else [patience]))

@@ -30,7 +30,7 @@ class Settler(Protocol):
     """What a message needs of the backend that delivered it."""
 
     generation: int
-    changing: AbstractContextManager[Any]
+    settling: AbstractContextManager[Any]
 
     def ack(self, delivery_tag: Any, multiple: bool = False) -> None: ...
     def reject(self, delivery_tag: Any) -> None: ...
@@ -109,7 +109,7 @@ class Message:
         self.backend = backend
         self.delivery_tag = delivery_tag
         # Tests build messages on stand-ins for a backend, which have no lock to settle under.
-        if hasattr(getattr(backend, "changing", None), "__enter__"):
+        if hasattr(getattr(backend, "settling", None), "__enter__"):
             self.generation = backend.generation if backend is not None else None
         if no_ack:
             self._settled_by_broker()
@@ -221,7 +221,7 @@ class Message:
             )
         generation = self.generation
         # Nobody settles it in another thread meanwhile, and nobody opens another channel.
-        with backend.changing if generation is not None else _UNGUARDED:
+        with backend.settling if generation is not None else _UNGUARDED:
             if self._state is not RECEIVED:
                 raise self.MessageStateError(self._why_not(state))
             if generation is not None and generation != backend.generation:

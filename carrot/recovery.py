@@ -48,12 +48,14 @@ def recover(
     again: Callable[[], object],
     retry: Retry,
     is_over: Callable[[], object] = lambda: False,
+    is_curable: Callable[[Exception], bool] = passes,
 ) -> bool:
     """Reconnect and do it *again*, and that again and again, within the limits of *retry*.
 
     :param lost: what went wrong; the last such error is raised when the limits are reached.
     :param again: what waits in it waits no longer than until the last attempt is over.
     :param is_over: nobody needs it any longer.
+    :param is_curable: whether another attempt is worth while after that error.
     :returns: whether it worked; False: it is over.
     """
     attempts, first = Attempts(retry), lost
@@ -68,7 +70,7 @@ def recover(
                 connection.reopen()
                 again()
         except Exception as exc:
-            if not passes(exc):
+            if not is_curable(exc):
                 raise
             lost = exc
         else:

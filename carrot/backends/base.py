@@ -101,7 +101,10 @@ class BaseBackend(Consuming):
         """
         confirms, transport = self.confirms, self._transport
         if confirms is None or transport is None or min(numbers, default=1) < confirms.first:
-            self._raise_unconfirmed()
+            confirms = self._former_confirms
+            if confirms is None or not all(map(confirms.is_settled, numbers)):
+                self._raise_unconfirmed()
+            confirms.raise_failures(numbers)
         elif not confirms.all_settled(numbers):
             self._wait_until_settled(confirms, transport, numbers, timeout)
             confirms.raise_failures(numbers)
@@ -133,7 +136,8 @@ class BaseBackend(Consuming):
 
     def _raise_unconfirmed(self) -> NoReturn:
         """The channel that the messages went out on is gone: it says why, once."""
-        self._raise_failure()
+        if not self._failure_is_blamed:
+            self._raise_failure()
         raise ConnectionLost(
             "the channel was closed before the broker confirmed: it may or may not have the message"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from carrot.exceptions import Nacked, PublishError, Unroutable
+from carrot.exceptions import ChannelError, Nacked, PublishError, Unroutable
 from carrot.message import Message
 
 # The message, exchange, routing key, and whether it was mandatory.
@@ -29,6 +29,7 @@ class Confirms:
         self._pending: dict[int, _Published] = {}
         self._returned: dict[int, str] = {}
         self._failed: dict[int, PublishError] = {}
+        self._blamed: dict[int, ChannelError] = {}
         # Given up waiting for: whether the broker has them, nobody knows.
         self._unanswered: set[int] = set()
 
@@ -73,8 +74,11 @@ class Confirms:
     def _settle(self, number: int, taken: bool) -> None:
         if self._unanswered:
             self._unanswered.discard(number)
-        published = self._pending.pop(number, None)
-        if published is None or (taken and not self._returned):
+        if taken and not self._returned:
+            self._pending.pop(number, None)
+            return
+        published = self._pending.get(number)
+        if published is None:
             return
         reason = self._returned.pop(number, None)
         message, exchange, routing_key, _ = published
@@ -91,6 +95,8 @@ class Confirms:
                 "first, or send without mandatory",
                 [message],
             )
+        # Last: who waits for it in another thread looks for what went wrong then.
+        self._pending.pop(number, None)
 
     def returned(self, message: Message, exchange: str, routing_key: str, reason: str) -> None:
         """The broker's basic.return. It names no number: the first that is like it is meant.
@@ -108,6 +114,22 @@ class Confirms:
             ):
                 self._returned[number] = reason
                 return
+
+    def blame(self, error: ChannelError) -> bool:
+        """The broker closed the channel for *error*: whether that is about messages sent here.
+
+        They are those to the exchange that it names, as far as it names one. Whether the broker
+        has the others, nobody knows.
+        """
+        meant = [
+            number
+            for number, (_, exchange, *_) in list(self._pending.items())
+            if error.code == 404 and f"no exchange '{exchange}' in" in error.text
+        ]
+        for number in meant:
+            self._blamed[number] = error
+            self._pending.pop(number, None)  # last, as above
+        return bool(meant)
 
     def all_settled(self, numbers: Collection[int]) -> bool:
         """Whether the broker has answered for all of them."""
@@ -129,7 +151,14 @@ class Confirms:
             self._returned.pop(number, None)
 
     def raise_failures(self, numbers: Collection[int]) -> None:
-        """Raise what went wrong with these, in one error that holds all their messages."""
+        """Raise what went wrong with these.
+
+        :raises PublishError: one error that holds all their messages.
+        :raises ChannelError: the broker closed the channel because of one of them.
+        """
+        for number in numbers if self._blamed else ():
+            if (error := self._blamed.pop(number, None)) is not None:
+                raise ChannelError.from_reply(error.code, error.text)
         if not self._failed:
             return
         failures = [self._failed.pop(number) for number in numbers if number in self._failed]

@@ -61,7 +61,8 @@ class Consuming(Lifecycle):
             # First: deliveries may overtake the broker's answer.
             self._subscriptions[consumer_tag] = Subscription(consumer_tag, queue, no_ack, callback)
             try:
-                self._subscribe(channel, queue, consumer_tag, no_ack)
+                if not self._paused:
+                    self._subscribe(channel, queue, consumer_tag, no_ack)
             except BaseException:
                 self._subscriptions.pop(consumer_tag, None)
                 raise

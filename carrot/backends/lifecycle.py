@@ -93,6 +93,8 @@ class Lifecycle(Topology):
         # Delivered with no_ack to subscriptions that have ended: they can't go back.
         self._left_over: deque[Entry] = deque()
         self.confirms: Confirms | None = None
+        # Those of the channel before: somebody may still have to look into them.
+        self._former_confirms: Confirms | None = None
         self._next_number = 1
         self._is_confirming = False
         self._subscriptions: dict[str, Subscription] = {}
@@ -101,17 +103,20 @@ class Lifecycle(Topology):
         self._channel_limit = 0
         self._interrupted = False
         self._failure: CarrotError | None = None
+        self._failure_is_blamed = False
         self._transport: BaseTransport | None = None
         self._channel: Any = None
-        self._must_stay = False
         self._finalizer: weakref.finalize[..., Any] | None = None
         self.renew_locks()
         _of_this_process.add(self)
 
     def renew_locks(self) -> None:
         """Make the locks, also in a forked child, whose parent's threads may hold the old ones."""
-        #: Held while the channel, its mode or its consumers change, and while one settles.
+        #: Held while the channel, its mode or its consumers change.
         self.changing = threading.RLock()
+        #: Held while a message is settled, and while what it could be settled on goes.
+        self.settling = threading.RLock()
+        self._must_stay = False
 
     def __repr__(self) -> str:
         state = "open" if self.is_open else "closed"
@@ -162,7 +167,10 @@ class Lifecycle(Topology):
         :raises ChannelError: once, when the broker closed the channel since the last use.
         :raises ConnectionFailed: there is no connection, and none can be made.
         """
-        self._raise_failure()
+        if self._failure is not None:
+            if not self._failure_is_blamed:
+                self._raise_failure()
+            self.take_failure()
         transport = self.connection.connection
         channel = self._channel
         if transport is not self._transport or not self._is_usable(channel):
@@ -197,7 +205,8 @@ class Lifecycle(Topology):
                 "the channel was lost between two steps that must be done on the same one: "
                 "do them again"
             )
-        self._forget_channel()
+        with self.settling:
+            self._forget_channel()
         self._transport = transport
         for forgotten in transport.take_abandoned():
             self._close_channel(forgotten)
@@ -235,19 +244,23 @@ class Lifecycle(Topology):
         self.generation += 1
         self.inbox.clear()
         self._left_over.clear()
-        if self.confirms is not None:
-            self._next_number = self.confirms.next
-            self.confirms = None
-        self._paused = False
+        # Two threads may be here at once.
+        if (confirms := self.confirms) is not None:
+            self._next_number = confirms.next
+            self.confirms, self._former_confirms = None, confirms
 
-    def fail(self, error: CarrotError) -> None:
-        """The driver's reader says: the broker closed this channel. Its next user is told why."""
+    def fail(self, error: CarrotError, is_blamed: bool = False) -> None:
+        """The driver's reader says: the broker closed this channel. Its next user is told why.
+
+        :param is_blamed: the books tell those who wait for a confirm whose fault it was, so that
+            only a loop that would not hear of it is told besides.
+        """
         self._forget_channel()
-        self._failure = error
+        self._failure, self._failure_is_blamed = error, is_blamed
 
     def take_failure(self) -> CarrotError | None:
         """Why the broker closed the channel or a consumer, for the one who raises it."""
-        failure, self._failure = self._failure, None
+        failure, self._failure, self._failure_is_blamed = self._failure, None, False
         return failure
 
     def _raise_failure(self) -> None:
@@ -257,8 +270,9 @@ class Lifecycle(Topology):
     def close(self) -> None:
         """Close the channel; what was delivered and not settled goes back. Again is harmless."""
         channel, transport = self._channel, self._transport
-        self._forget_channel()
-        self._consumers_are_lost = False
+        with self.settling:
+            self._forget_channel()
+        self._consumers_are_lost = self._paused = False
         self._channel_limit = 0
         if transport is not None:
             transport.detach(self)

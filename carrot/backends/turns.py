@@ -6,6 +6,10 @@ import threading
 import time
 from collections.abc import Callable
 
+#: Seconds after which who waits for a turn looks again: a signal handler's exception may have
+#: ended the one who had it before it could say so.
+LOOK = 1.0
+
 
 class Turns:
     """Who of the waiting threads reads. There is no thread of its own.
@@ -39,28 +43,32 @@ class Turns:
         deadline = None if timeout is None else time.monotonic() + timeout
         while not ready():
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            with self._passed:
-                if self.is_taken:
-                    # It may have come between the look above and the lock.
-                    if ready():
-                        return True
-                    if not self._passed.wait(left):
-                        return bool(ready())
-                    continue
-                self.is_taken = True
+            mine = False
             try:
+                with self._passed:
+                    if self.is_taken:
+                        # It may have come between the look above and the lock.
+                        if ready():
+                            return True
+                        pause = LOOK if left is None else min(left, LOOK)
+                        if not self._passed.wait(pause) and pause == left:
+                            return bool(ready())
+                        continue
+                    self.is_taken = mine = True
                 # It may have come with what the one before us read.
                 if not ready():
                     self._read_once(left)
             finally:
-                self.pass_on()
+                if mine:
+                    # Before any call: a signal handler may raise in each of them.
+                    self.is_taken = False
+                    self._wake_the_others()
             self._afterwards()
             if left == 0:
                 return bool(ready())
         return True
 
-    def pass_on(self) -> None:
+    def _wake_the_others(self) -> None:
         """The turn is free again; everybody looks whether theirs has come."""
         with self._passed:
-            self.is_taken = False
             self._passed.notify_all()

@@ -11,6 +11,7 @@ from typing import Any
 
 from carrot.deadline import until
 from carrot.exceptions import (
+    AccessRefused,
     CarrotError,
     ConfigurationError,
     ConnectionFailed,
@@ -22,13 +23,16 @@ from carrot.exceptions import (
 )
 from carrot.message import Message
 from carrot.messaging.options import Configurable
-from carrot.recovery import recover
-from carrot.retry import Retry, shorter
+from carrot.recovery import passes, recover
+from carrot.retry import Retry, pause
 from carrot.values import seconds
 
 Callback = Callable[[Any, Message], object]
 ErrorCallback = Callable[[Message, SerializationError], object]
 
+
+#: Seconds for ending a subscription when a loop ends, and how late that may be for its deadline.
+RELEASE, LATE = 5.0, 0.5
 
 _CO_COROUTINE = 0x80  # inspect has it too, for an import of 5 ms
 
@@ -136,19 +140,22 @@ class Loop(Receiver):
             raise ConfigurationError(f"limit must be a whole number, or None: {limit!r}")
         deadline = _deadline(timeout)
         was_open = self.channel_open
+        self._is_cancelled = False
         try:
             if limit is not None and limit > 0 and not was_open:
                 self._subscribing(lambda: self._subscribe_for(limit), deadline)
             for _ in self.iterconsume(limit, **({} if timeout is None else {"timeout": timeout})):
                 pass
-        except BaseException:
-            if not was_open:
-                with suppress(CarrotError):
-                    self._release()
-            raise
         finally:
             self.backend.forget_stop()
-        if not was_open:
+            if not was_open:
+                self._release_soon(deadline)
+
+    def _release_soon(self, deadline: float | None) -> None:
+        """End the subscription; when that fails, the broker takes everything back as well."""
+        now = time.monotonic()
+        patience = RELEASE if deadline is None else max(0.0, deadline - now) + LATE
+        with suppress(CarrotError), until(now + min(RELEASE, patience)):
             self._release()
 
     def iterconsume(
@@ -185,26 +192,37 @@ class Loop(Receiver):
         """Go on after *error*, if it is such that one can; False: it is to be raised."""
         if not (self.connection.may_reconnect and self._is_curable(error)):
             return False
-        retry = self.retry
-        if deadline is not None:
-            # A little more: the deadline itself is for is_over to see.
-            left = max(0.0, deadline - time.monotonic()) + 0.1
-            retry = replace(retry, seconds=shorter(retry.seconds, left))
+        retry, left = (
+            self.retry,
+            None if deadline is None else max(0.0, deadline - time.monotonic()),
+        )
+        is_shorter = left is not None and (retry.seconds is None or left < retry.seconds)
         try:
             recover(
                 self.connection,
                 error,
                 self._subscribe_if_wanted,
-                retry,
-                lambda: self.backend.is_stopping or self._is_cancelled or _is_past(deadline),
+                replace(retry, seconds=left) if is_shorter else retry,
+                lambda: self._is_over(deadline),
+                # What happened to an earlier channel may only be told now.
+                lambda exc: passes(exc) or self._is_curable(exc),
             )
-        except CarrotError as exc:
-            if not _is_past(deadline):
+        except (ConnectionLost, ConnectionFailed, OperationTimeout) as exc:
+            gave_up = retry.attempts is not None or not self.connection.may_reconnect
+            if not is_shorter or gave_up or isinstance(exc, AccessRefused):
                 raise
+            # No other attempt would end in time.
+            pause(max(0.0, (deadline or 0.0) - time.monotonic()), lambda: self._is_over(deadline))
+            if not _is_past(deadline):
+                return True  # it was told to stop
             raise OperationTimeout(f"the timeout is over, and the last attempt: {exc}") from exc
         if _is_past(deadline):
             raise OperationTimeout(f"the timeout is over, and this is not mended: {error}")
         return True
+
+    def _is_over(self, deadline: float | None) -> bool:
+        """Whether nobody needs another attempt."""
+        return self.backend.is_stopping or self._is_cancelled or _is_past(deadline)
 
     def _subscribe_if_wanted(self) -> None:
         if not self._is_cancelled:
@@ -212,14 +230,14 @@ class Loop(Receiver):
         if self._is_cancelled:
             self.cancel()  # meanwhile
 
-    def _is_curable(self, error: CarrotError) -> bool:
+    def _is_curable(self, error: Exception) -> bool:
         if isinstance(error, ConsumerCancelled):
             return not self.raise_on_cancel
         if isinstance(error, PreconditionFailed):
             # Of a message that was not acked in time; it is delivered again
             # (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout).
             return "timed out" in error.text
-        return isinstance(error, (ConnectionLost, ConnectionFailed))
+        return isinstance(error, (ConnectionLost, ConnectionFailed)) and passes(error)
 
 
 def _deadline(timeout: float | None) -> float | None:

@@ -281,12 +281,13 @@ def tls_pair(tmp_path) -> Iterator[tuple[TlsLink, ssl.SSLSocket]]:
 
 def test_heartbeat_into_a_full_tls_connection_spoils_nothing(tls_pair):
     link, peer = tls_pair
-    # Far more than fits; what it says it took must arrive, and nothing in its place.
-    taken = b"".join(
-        HEARTBEAT_FRAME[: 8 - len(link.write_if_room(HEARTBEAT_FRAME))] for _ in range(20_000)
-    )
-    expected = taken + b"A" * 100
-    writer = threading.Thread(target=link.write, args=(b"A" * 100,))
+    # Far more than fits; what it didn't take goes first the next time.
+    rest = b""
+    for _ in range(20_000):
+        rest = link.write_if_room(rest + HEARTBEAT_FRAME)
+    assert rest
+    expected = HEARTBEAT_FRAME * 20_000 + b"A" * 100
+    writer = threading.Thread(target=link.write, args=(rest + b"A" * 100,))
     writer.start()
 
     received = bytearray()

@@ -93,6 +93,13 @@ class Stream:
             self._link.changed.notify_all()
         self._cut_if_due()
 
+    def cut_after(self, size: int) -> None:
+        """Cut the link when *size* more bytes have passed."""
+        # What passes at this moment is counted when it has arrived, and must not be meant.
+        with self._between_frames:
+            faults = replace(self._faults, cut_at=self.passed + size)
+        self.faults = faults
+
     def inject(self, data: bytes) -> None:
         """Send *data* between two frames; it is not counted, and has no faults."""
         if not self._between_frames.acquire(timeout=PATIENCE):
@@ -112,6 +119,8 @@ class Stream:
             with self._link.changed:
                 self._wait_while_frozen()
                 self._target.shutdown(socket.SHUT_WR)
+            if self._link.is_silent:
+                self._link.cut()  # nobody is there to hang up, too
         except LinkCut:
             pass
         except OSError:
@@ -198,6 +207,7 @@ class Link:
         self, client: socket.socket, broker: socket.socket, plan: Plan, frames: bool
     ) -> None:
         self.is_open = True
+        self.is_silent = plan.silent
         self.changed = threading.Condition(threading.RLock())
         self._sockets = (client, broker)
         for sock in self._sockets:

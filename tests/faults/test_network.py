@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from pamqp import commands, frame
@@ -19,6 +19,7 @@ from carrot.exceptions import (
     NotFound,
     OperationTimeout,
 )
+from carrot.message import Message
 from carrot.retry import Retry
 from tests.brokers import RabbitMQ
 from tests.faults.ledger import Ledger
@@ -125,7 +126,7 @@ def test_cut_sends_come_through_and_are_sent_again_with_the_same_id(proxy, uniqu
         publisher = Publisher(connection, routing_key=consumer.queue)
         publisher.send("before")
         # The broker gets the message, and its confirm gets lost.
-        proxy.link.down.faults = Faults(cut_at=proxy.link.down.passed + 1)
+        proxy.link.down.cut_after(1)
         publisher.send("twice")
         ids = [message.properties["message_id"] for message in consumer.iterqueue()]
         consumer.backend.queue_delete(consumer.queue)
@@ -143,7 +144,8 @@ def test_every_call_ends_in_time_wherever_the_link_freezes(proxy, session, direc
     up, down = lengths(proxy, session)
     for offset in offsets(up if direction == "up" else down, 250):
         proxy.plan(Plan(**{direction: Faults(freeze_at=offset)}))
-        with within(10), pytest.raises((ConnectionLost, ConnectionFailed, OperationTimeout)):
+        # When all is received and acked, nothing is missed.
+        with within(10), suppress(ConnectionLost, ConnectionFailed, OperationTimeout):
             session(
                 proxy.url, connect_timeout=0.3, operation_timeout=0.3, heartbeat=1, reconnect=False
             )
@@ -442,6 +444,154 @@ def test_an_exclusive_queue_whose_connection_is_lost_while_it_is_declared_comes_
 
         assert received == ["x"]
         publisher.backend.exchange_delete(exchange)
+
+
+def test_a_set_heals_when_all_its_queues_go_one_after_the_other(rabbitmq, unique):
+    received = []
+    with BrokerConnection(rabbitmq.url) as connection, BrokerConnection(rabbitmq.url) as other:
+        queues = {unique("queue"): {} for _ in range(5)}
+        group = ConsumerSet(
+            connection, queues, callbacks=[lambda data, m: (received.append(data), m.ack())]
+        )
+        group.consume()
+        operator = other.create_backend()
+
+        def delete_and_send() -> None:
+            for queue in queues:
+                operator.queue_delete(queue)
+            publisher = Publisher(other)
+            for queue in queues:
+                # When the set has declared it again.
+                eventually(lambda queue=queue: operator.queue_exists(queue), 10)
+                publisher.send(queue, routing_key=queue)
+
+        thread = threading.Thread(target=delete_and_send)
+        thread.start()
+        group.wait(limit=5, timeout=15)
+        thread.join(15)
+        group.cancel()
+        for queue in queues:
+            operator.queue_delete(queue)
+
+    assert sorted(received) == sorted(queues)
+
+
+def test_a_channel_whose_end_another_one_has_read_is_replaced(proxy, unique):
+    """The broker lost patience with a callback, and a publisher in it took that in."""
+    timed_out = "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out"
+    redelivered = []
+    with BrokerConnection(proxy.url) as connection:
+        consumer = Consumer(connection, unique())
+        publisher = Publisher(connection, routing_key=unique("elsewhere"))
+        Publisher(connection, routing_key=consumer.queue).send("x")
+
+        def receive(data: object, message: Message) -> None:
+            redelivered.append(message.redelivered)
+            if len(redelivered) == 1:
+                number = consumer.backend.channel.number
+                close = commands.Channel.Close(406, timed_out, 0, 0)
+                proxy.link.send_down(frame.marshal(close, number))
+                eventually(lambda: publisher.send("y") or not consumer.backend.is_open)
+            message.ack()
+
+        consumer.register_callback(receive)
+        consumer.wait(limit=1, timeout=10)
+        consumer.backend.queue_delete(consumer.queue)
+
+    assert len(redelivered) == 2
+
+
+def test_the_last_message_is_processed_though_the_connection_goes_then(proxy, unique):
+    received = []
+    with BrokerConnection(proxy.url) as connection:
+        consumer = Consumer(connection, unique())
+        Publisher(connection, routing_key=consumer.queue).send("x")
+
+        def receive(data: object, message: Message) -> None:
+            received.append(data)
+            message.ack()
+            connection.connection.flush()
+            proxy.link.cut()
+
+        consumer.register_callback(receive)
+        consumer.wait(limit=1, timeout=10)
+        consumer.backend.queue_delete(consumer.queue)
+
+    assert received == ["x"]
+
+
+@pytest.mark.parametrize("ended_by", ["timeout", "stop"])
+def test_a_loop_whose_link_freezes_ends_in_time(proxy, unique, ended_by):
+    with BrokerConnection(proxy.url, operation_timeout=30) as connection:
+        consumer = Consumer(connection, unique(), callbacks=[print])
+        thread = threading.Thread(
+            target=lambda: (eventually(lambda: consumer.channel_open), proxy.link.freeze(),
+                            ended_by == "stop" and consumer.stop())
+        )  # fmt: skip
+        thread.start()
+        if ended_by == "stop":
+            with within(6.5):  # five seconds for giving back what was sent ahead
+                consumer.wait()
+        else:
+            with within(2), pytest.raises(OperationTimeout):
+                consumer.wait(timeout=1)
+        thread.join(5)
+        with within(1.5):
+            connection.close(timeout=0.5)
+        proxy.link.cut()
+
+
+def test_a_timeout_is_used_up_while_the_broker_is_away(proxy, unique):
+    with BrokerConnection(proxy.url) as connection:
+        consumer = Consumer(connection, unique(), callbacks=[print])
+        proxy.refuse()
+        proxy.cut_all()
+        begun = time.monotonic()
+        with within(4), pytest.raises(OperationTimeout, match="last attempt"):
+            consumer.wait(timeout=3)
+        assert time.monotonic() - begun >= 3
+    proxy.listen()
+
+
+def test_threads_that_wait_for_one_attempt_share_its_failure(proxy):
+    proxy.plan(Plan(silent=True))
+    with BrokerConnection(proxy.url, connect_timeout=0.5) as connection:
+        errors = []
+
+        def connect() -> None:
+            try:
+                connection.connect()
+            except ConnectionFailed as exc:
+                errors.append(exc)
+
+        threads = [threading.Thread(target=connect) for _ in range(5)]
+        with within(1.5):
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(10)
+    assert len(errors) == 5
+
+
+def test_a_pause_survives_a_lost_connection(proxy, unique):
+    received = []
+    with BrokerConnection(proxy.url) as connection, BrokerConnection(proxy.url) as other:
+        consumer = Consumer(
+            connection, unique(), callbacks=[lambda data, m: (received.append(data), m.ack())]
+        )
+        consumer.consume()
+        consumer.flow(False)
+        proxy.cut_all()
+        Publisher(other, routing_key=consumer.queue).send("x")
+        with pytest.raises(OperationTimeout):
+            consumer.wait(timeout=1)
+        assert received == []
+
+        consumer.flow(True)
+        consumer.wait(limit=1, timeout=5)
+        assert received == ["x"]
+        consumer.cancel()
+        consumer.backend.queue_delete(consumer.queue)
 
 
 # -- limits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from carrot.backends.confirms import Confirms, merged
-from carrot.exceptions import Nacked, PublishError, Unroutable
+from carrot.exceptions import Nacked, NotFound, PreconditionFailed, PublishError, Unroutable
 from carrot.message import Message
 
 A, B, C = (Message(body=body) for body in (b"a", b"b", b"c"))
@@ -225,3 +225,44 @@ def test_a_message_that_nobody_waited_for_is_not_taken_for_confirmed():
     confirms.settle(other, multiple=True, taken=True)
     assert confirms.all_settled([one, other])
     assert confirms.is_settled(one)
+
+
+def test_a_closed_channel_is_blamed_on_the_messages_that_it_was_closed_for() -> None:
+    confirms = Confirms()
+    publish(confirms, A)
+    wrong = confirms.publish(B, "missing", "key")
+
+    assert confirms.blame(NotFound("NOT_FOUND - no exchange 'missing' in vhost '/'", 404))
+
+    assert confirms.is_settled(wrong)
+    with pytest.raises(NotFound, match="missing"):
+        confirms.raise_failures([wrong])
+    assert not confirms.is_settled(1)
+
+
+def test_a_closed_channel_that_names_no_message_is_blamed_on_nobody() -> None:
+    confirms = Confirms()
+    publish(confirms, A)
+
+    assert not confirms.blame(NotFound("NOT_FOUND - no queue 'feed' in vhost '/'", 404))
+    assert not confirms.blame(PreconditionFailed("timed out", 406))
+    assert not confirms.is_settled(1)
+
+
+def test_what_went_wrong_stands_in_the_books_before_the_message_is_settled() -> None:
+    """Who waits in another thread looks at the one and then at the other."""
+    seen = []
+
+    class Failed(dict[int, PublishError]):
+        def __setitem__(self, number: int, failure: PublishError) -> None:
+            seen.append(confirms.all_settled([number]))
+            super().__setitem__(number, failure)
+
+    confirms = Confirms()
+    confirms._failed = Failed()
+    publish(confirms, A)
+
+    confirms.settle(1, multiple=False, taken=False)
+
+    assert seen == [False]
+    assert confirms.all_settled([1])

@@ -27,7 +27,7 @@ class Books:
 
     def __init__(self, error: Exception | None = None) -> None:
         self.generation = 1
-        self.changing = nullcontext()
+        self.settling = nullcontext()
         self.error = error
         self.settled: list[tuple[str, Any]] = []
 

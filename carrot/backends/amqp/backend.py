@@ -24,7 +24,6 @@ from carrot.backends.base import (
     BaseMessage,
     BaseTransport,
     Capabilities,
-    ConnectionLike,
     QueueDeclared,
 )
 from carrot.backends.confirms import Confirms
@@ -40,13 +39,10 @@ class Backend(BaseBackend):
     transport_cls = Transport
     capabilities = Capabilities(thread_safe=True)
 
-    def __init__(self, connection: ConnectionLike) -> None:
-        super().__init__(connection)
-        self._is_batching = False
-
     def renew_locks(self) -> None:
         super().renew_locks()
         self._publishing = threading.RLock()
+        self._is_batching = False
 
     # -- the channel's life
 
@@ -57,6 +53,11 @@ class Backend(BaseBackend):
 
     def _is_usable(self, channel: Channel | None) -> bool:
         return channel is not None and channel.is_open
+
+    def close(self) -> None:
+        # Not between a message's number and its write.
+        with self._publishing:
+            super().close()
 
     def _close_channel(self, channel: Channel) -> None:
         with suppress(CarrotError):
@@ -262,7 +263,7 @@ class Backend(BaseBackend):
                 channel = self.channel  # opens one, or raises why there is none
             confirms = self.confirms
             # They come before the channel, and go after it.
-            if channel is self._channel:
+            if channel is self._channel and (confirms is not None or not self._is_confirming):
                 return channel, confirms
 
     def confirm_select(self) -> None:
@@ -324,7 +325,8 @@ class Backend(BaseBackend):
     def on_close(self, channel: Channel, error: ChannelError) -> None:
         # Of one that is being opened, or was replaced, nobody else needs to be told.
         if channel is self._channel:
-            self.fail(error)
+            confirms = channel.confirms
+            self.fail(error, confirms is not None and confirms.blame(error))
 
     def on_give_up(self, channel: Channel) -> None:
         if channel is self._channel:
@@ -336,12 +338,23 @@ class Backend(BaseBackend):
     def get(
         self, queue: str, no_ack: bool = False, timeout: float | None = None
     ) -> BaseMessage | None:
-        answer = self._call(commands.Basic.Get, timeout, queue=queue, no_ack=no_ack)
+        channel, generation = self._numbered_channel()
+        answer = self._call_on(
+            lambda: channel, commands.Basic.Get, timeout, queue=queue, no_ack=no_ack
+        )
         if not isinstance(answer, Event):
             return None
         delivery_tag, redelivered = framing.settled_of(answer.arguments)
-        return Delivery(self, self.generation, delivery_tag, answer.body, answer.properties,
+        return Delivery(self, generation, delivery_tag, answer.body, answer.properties,
                        answer.arguments, 9, redelivered, None, no_ack)  # fmt: skip
+
+    def _numbered_channel(self) -> tuple[Channel, int]:
+        """The channel and its generation; a reader may take it away any time."""
+        while True:
+            channel, generation = self.channel, self.generation
+            # It goes before its number changes.
+            if channel is self._channel:
+                return channel, generation
 
     def _subscribe(self, channel: Channel, queue: str, consumer_tag: str, no_ack: bool) -> None:
         # On this channel, and not on one that has replaced it meanwhile.

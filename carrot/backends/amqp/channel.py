@@ -91,6 +91,7 @@ class Channel:
         deadline = None if patience is None else time.monotonic() + patience
         # Another thread may be asking.
         if not self._asking.acquire(timeout=-1 if patience is None else patience):
+            self.give_up()
             raise self._unanswered(method, patience)
         try:
             # Ready for the answer before anybody can read it.
@@ -217,7 +218,7 @@ class Channel:
     def close(self) -> None:
         """Close the channel; what was delivered and not settled goes back."""
         if self.is_open:
-            self._listener = None
+            self._deafen()
             if self._line.is_silent:
                 # Nobody answers; not every close() shall wait for that again.
                 self.give_up()
@@ -226,6 +227,12 @@ class Channel:
             self.is_open = False
             self._line.forget(self.number)
 
+    def _deafen(self) -> None:
+        """Tell nobody what comes in from now on."""
+        # Confirms first: one whose return was not heard would be a wrong answer.
+        self.confirms = None
+        self._listener = None
+
     def give_up(self, says_goodbye: bool = True) -> None:
         """Nobody waits for this channel's answers any more.
 
@@ -233,7 +240,8 @@ class Channel:
         not reach another channel.
         """
         self.is_open = False
-        listener, self._listener = self.listener, None
+        listener = self.listener
+        self._deafen()
         if listener is not None:
             listener.on_give_up(self)
         if says_goodbye:

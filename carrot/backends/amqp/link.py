@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 
+from carrot.deadline import within
 from carrot.exceptions import ConfigurationError
 from carrot.settings import ConnectionSettings
 
@@ -198,9 +199,9 @@ class Link:
 
     def _write_on(self, rest: memoryview) -> None:
         """Send the *rest* of what the peer is slow to take."""
-        deadline = None
-        if self._timeout is not None:
-            deadline = time.monotonic() + self._timeout - self._slice
+        deadline, patience = None, within(self._timeout)
+        if patience is not None:
+            deadline = time.monotonic() + patience - self._slice
         while rest:
             if deadline is not None and time.monotonic() >= deadline:
                 raise self._stuck()
@@ -242,8 +243,8 @@ class TlsLink(Link):
 
     def _prepare(self) -> None:
         self._sock.setblocking(False)
-        self._tls_lock = threading.Lock()
-        self._begun = b""
+        # Reentrant, for a signal handler may close what it interrupts.
+        self._tls_lock = threading.RLock()
 
     def wait(self, timeout: float | None) -> bool:
         # What is decrypted already is no longer in the socket.
@@ -261,9 +262,9 @@ class TlsLink(Link):
         return bytes(self._view[:size])
 
     def write(self, data: bytes) -> None:
-        view = memoryview(self._begun + data)
-        self._begun = b""
-        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        view = memoryview(data)
+        patience = within(self._timeout)
+        deadline = None if patience is None else time.monotonic() + patience
         while view:
             try:
                 with self._tls_lock:
@@ -279,14 +280,19 @@ class TlsLink(Link):
                 raise self._stuck()
 
     def write_if_room(self, data: bytes) -> bytes:
-        data, self._begun = self._begun + data, b""
         try:
             with self._tls_lock:
                 return data[self._sock.send(data) :]
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            # OpenSSL may have begun with it, and wants the same bytes next.
-            self._begun = data
-            return b""
+            # OpenSSL may have begun with it. It wants the same bytes next, and gets them: what is
+            # kept back goes first.
+            return data
+
+    def close(self) -> None:
+        # Python's shutdown() takes TLS away first, and what another thread sends in that moment
+        # would go out as it is.
+        with self._tls_lock:
+            super().close()
 
 
 _TLS_OPTIONS = ("ca_certs", "certfile", "keyfile", "server_hostname", "cert_reqs", "ciphers")

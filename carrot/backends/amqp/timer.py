@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 
 from carrot import threads
@@ -53,7 +54,9 @@ class Timer:
                     self._changed.wait(pause)
                     continue
                 heapq.heappop(self._heap)
-            function()
+            # What goes wrong on one connection shows there, and must not stop the hearts of others.
+            with suppress(Exception):
+                function()
 
 
 #: The process's own.

@@ -28,7 +28,9 @@ from carrot.backends.amqp.tables import encode_table
 from carrot.backends.amqp.timer import timer
 from carrot.backends.base import BaseTransport
 from carrot.backends.turns import Turns
+from carrot.deadline import spelled, within
 from carrot.exceptions import CarrotError, ConfigurationError, ConnectionLost, OperationTimeout
+from carrot.retry import pause
 from carrot.settings import ConnectionSettings
 
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
@@ -166,7 +168,7 @@ class Transport(BaseTransport):
                 "acked may not have arrived"
             )
             self._lost.__cause__ = cause
-            for channel in self._channels.values():
+            for channel in list(self._channels.values()):
                 channel.is_open = False
         # Wakes whoever is reading, who then wakes the others.
         self._link.close()
@@ -287,6 +289,9 @@ class Transport(BaseTransport):
         :param channel: the one it is for, which must be open.
         :raises ConnectionLost: the connection is gone.
         """
+        if self._writing.locked():
+            self._wait_to_write()
+        # An acquire() of our own could be interrupted before its release() is certain.
         with self._writing:
             if self._lost is not None or (channel is not None and not channel.is_open):
                 self._refuse(channel)
@@ -309,6 +314,15 @@ class Transport(BaseTransport):
             self._raise_lost()
         self._lose(ConnectionAbortedError(f"{type(failure).__name__} interrupted a write"))
         raise failure
+
+    def _wait_to_write(self) -> None:
+        """Another thread writes: wait until it has, if this one has a deadline."""
+        patience = within(None)
+        if patience is not None and not pause(patience, lambda: not self._writing.locked()):
+            raise OperationTimeout(
+                f"the broker didn't take what another thread sends to {self._where} within "
+                f"{spelled(patience)}"
+            )
 
     def write_with_others(self, data: bytes, channel: Channel) -> None:
         """Send *data* when there is enough for a large write, or with the next one."""
@@ -355,11 +369,10 @@ class Transport(BaseTransport):
             self.write(b"")
 
     def _flush_late(self) -> None:
+        self._flush_is_due = False  # first: what is kept back from now on asks for its own
         self._write_if_room(b"")
-        self._flush_is_due = bool(self._soon) and self._lost is None
-        if self._flush_is_due:
-            # Somebody else was writing, or there was no room.
-            timer.call_in(ACK_DELAY, _weakly(self._flush_late))
+        if self._soon and self._lost is None:
+            self.flush_soon()  # somebody else was writing, or there was no room
 
     def _beat(self) -> None:
         """Called by the timer: send a heartbeat, if nothing else was sent lately."""
@@ -433,7 +446,7 @@ class Transport(BaseTransport):
 
     def disown(self) -> None:
         self._lost = ConnectionLost("the connection is the parent process's")
-        for channel in self._channels.values():
+        for channel in list(self._channels.values()):
             channel.is_open = False
         self._link.abandon()
 

@@ -6,6 +6,7 @@ connected to, kept as long as the process lives.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +33,22 @@ _TAKEN = Outcome.TAKEN  # looked up once: a member of an Enum costs 0.05 µs
 
 _worlds: dict[tuple[str, int | None, str], Broker] = {}
 _worlds_lock = threading.Lock()
+
+
+def _hold_all() -> None:
+    """Before a fork: nobody is in the middle of something that the child would inherit."""
+    _worlds_lock.acquire()
+    for broker in _worlds.values():
+        broker.lock.acquire()
+
+
+def _let_all_go() -> None:
+    for broker in _worlds.values():
+        broker.lock.release()
+    _worlds_lock.release()
+
+
+os.register_at_fork(before=_hold_all, after_in_parent=_let_all_go, after_in_child=_let_all_go)
 
 
 def _world_name(settings: ConnectionSettings) -> tuple[str, int | None, str]:
@@ -238,7 +255,7 @@ class Backend(BaseBackend):
         except ChannelError:
             self._refused(channel)
             raise
-        if outcome is _TAKEN or self.confirms is None:
+        if outcome is _TAKEN or not self._is_confirming:
             return None
         return self._not_taken(outcome, message, exchange, routing_key, mandatory)
 
@@ -254,10 +271,11 @@ class Backend(BaseBackend):
         if outcome is Outcome.UNROUTABLE and not mandatory:
             return None
         reason = "NO_ROUTE" if outcome is Outcome.UNROUTABLE else None
-        with self.changing:
-            confirms = self.confirms
-            assert confirms is not None
-            return confirms.refused(message, exchange, routing_key, reason)
+        assert isinstance(self._transport, Transport)
+        with self._transport.lock:
+            if self.confirms is None:
+                self._raise_unconfirmed()  # another thread's mistake has closed the channel
+            return self.confirms.refused(message, exchange, routing_key, reason)
 
     def _confirm_select(self, channel: Channel) -> None:
         """The broker says at once what became of a message, so there is nothing to ask for."""
