@@ -75,6 +75,8 @@ class BrokerConnection:
     :param on_blocked: called with the broker's reason when it takes no messages for a while.
     :param on_unblocked: called without arguments when it takes them again.
     :param login_method: PLAIN (the default), AMQPLAIN, or EXTERNAL with a client certificate.
+    :param curve_server_key: the public key of a ZeroMQ broker, which encrypts; default none.
+    :param curve_secret_key: the client's own secret key, for a broker that knows its clients.
     :param backend_cls: the driver: an alias, a dotted path or a class.
     :param transport: another name of *backend_cls*.
     :param insist: accepted for old programs, without effect.
@@ -98,6 +100,8 @@ class BrokerConnection:
     heartbeat: float | None = None
     operation_timeout: float | None = ConnectionSettings.operation_timeout
     login_method: str | None = None
+    curve_server_key: str | None = None
+    curve_secret_key: str | None = None
     backend_cls: str | type[BaseBackend] | None = None
 
     ConnectionException: ClassVar[type[Exception]] = AMQPConnectionException
@@ -123,6 +127,8 @@ class BrokerConnection:
         on_recovered: Callable[[], object] | None = None,
         on_blocked: Callable[[str], object] | None = None,
         on_unblocked: Callable[[], object] | None = None,
+        curve_server_key: str | None = None,
+        curve_secret_key: str | None = None,
         backend_cls: str | type[BaseBackend] | None = None,
         transport: str | type[BaseBackend] | None = None,
     ) -> None:
@@ -140,6 +146,8 @@ class BrokerConnection:
             "login_method": login_method,
             "shuffle_hosts": shuffle_hosts,
             "reconnect": reconnect,
+            "curve_server_key": curve_server_key,
+            "curve_secret_key": curve_secret_key,
             "backend": _one_of("backend_cls", backend_cls, "transport", transport),
         }
         for name, value in self._merged(given).items():
@@ -206,7 +214,7 @@ class BrokerConnection:
         return transport.default_tls_port if self.ssl else transport.default_port
 
     def info(self) -> dict[str, Any]:
-        """The settings by name, with the password hidden."""
+        """The settings by name, with the secrets hidden."""
         backend = self.backend_cls or "amqp"
         return {
             **self.settings.info(),

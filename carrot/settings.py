@@ -39,6 +39,8 @@ class ConnectionSettings:
     :param shuffle_hosts: try the hosts in an order of chance instead of theirs.
     :param reconnect: what is interrupted by the loss of a connection goes on over a new one.
     :param insist: accepted for AMQP 0-8 programs; brokers of today ignore it.
+    :param curve_server_key: the broker's public key, for ZeroMQ's encryption; None: no encryption.
+    :param curve_secret_key: the client's own secret key, for a broker that knows its clients.
     :param backend: a driver's name or class; None is the default one.
     """
 
@@ -55,6 +57,8 @@ class ConnectionSettings:
     shuffle_hosts: bool = False
     reconnect: bool = True
     insist: bool = False
+    curve_server_key: str | None = None
+    curve_secret_key: str | None = field(default=None, repr=False)
     backend: Any = None
 
     def __post_init__(self) -> None:
@@ -78,6 +82,10 @@ class ConnectionSettings:
             )
         if self.heartbeat is not None:
             object.__setattr__(self, "heartbeat", seconds("heartbeat", self.heartbeat))
+        for name in ("curve_server_key", "curve_secret_key"):
+            _check_curve_key(name, getattr(self, name))
+        if self.curve_secret_key is not None and self.curve_server_key is None:
+            raise ConfigurationError("curve_secret_key needs curve_server_key, the broker's key")
         if not (isinstance(self.ssl, (bool, Mapping)) or _is_ssl_context(self.ssl)):
             raise ConfigurationError(
                 f"ssl must be True, False, a dict or an SSLContext: {self.ssl!r}"
@@ -102,8 +110,10 @@ class ConnectionSettings:
         return random.sample(self.hosts, len(self.hosts)) if self.shuffle_hosts else self.hosts
 
     def info(self) -> dict[str, Any]:
-        """The settings by name, with the password hidden."""
+        """The settings by name, with the secrets hidden."""
         known = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "backend"}
+        if self.curve_secret_key is not None:
+            known["curve_secret_key"] = _HIDDEN
         return {**known, "password": _HIDDEN}
 
 
@@ -114,6 +124,18 @@ def _is_ssl_context(value: object) -> bool:
     # Who has an SSLContext has imported ssl; others needn't wait for that.
     module = sys.modules.get("ssl")
     return module is not None and isinstance(value, module.SSLContext)
+
+
+def _check_curve_key(name: str, value: object) -> None:
+    """Z85, 40 characters (https://rfc.zeromq.org/spec/32/). The error never shows the value."""
+    if value is not None and not (isinstance(value, str) and re.fullmatch(_CURVE_KEY, value)):
+        raise ConfigurationError(
+            f"{name} is no CURVE key: a key is 40 characters, as zmq.curve_keypair() makes them "
+            "(in a URL with % escapes)"
+        )
+
+
+_CURVE_KEY = r"[0-9A-Za-z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}"
 
 
 def _hostname(given: object) -> str | tuple[str, ...]:
@@ -143,6 +165,8 @@ def _host_and_port(host: object) -> tuple[str, int | None]:
 def _check_hostname(hostname: str) -> None:
     if not hostname:
         raise ConfigurationError("hostname is empty: name the broker's machine")
+    if hostname.startswith("/"):
+        return  # a Unix socket's path
     # Perhaps a URL that is none, with a password in it: so it is not shown.
     if any(character in "@/?#" or character.isspace() for character in hostname):
         raise ConfigurationError(
@@ -188,6 +212,13 @@ _URL_OPTIONS: dict[str, Callable[[str, str], Any]] = {
     "insist": _flag,
     "ssl": _flag,
 }
+# Those of ZeroMQ's URLs, whose path may be that of a socket.
+_ZEROMQ_OPTIONS: dict[str, Callable[[str, str], Any]] = {
+    **_URL_OPTIONS,
+    "curve_server_key": lambda what, value: value,
+    "curve_secret_key": lambda what, value: value,
+    "virtual_host": lambda what, value: value,
+}
 
 
 def is_url(hostname: object) -> bool:
@@ -200,7 +231,8 @@ def parse_url(url: str) -> dict[str, Any]:
 
     ``amqp://user:password@host:5672/vhost?heartbeat=30&connect_timeout=5``; the scheme is a
     driver's. Several hosts are ``amqp://user:password@one,two:5673,three/vhost``. No path, ``/``,
-    ``//`` and ``/%2F`` are all the virtual host ``/``.
+    ``//`` and ``/%2F`` are all the virtual host ``/``. The path of ``zeromq+ipc:///run/broker`` is
+    the broker's socket, and a virtual host is an option there: ``?virtual_host=app``.
 
     :raises ConfigurationError: says what is wrong, never the password.
     """
@@ -218,17 +250,20 @@ def parse_url(url: str) -> dict[str, Any]:
         keywords["userid"] = unquote(parts.username)
     if parts.password is not None:
         keywords["password"] = unquote(parts.password)
-    if vhost := unquote(parts.path[1:]):
+    options = _ZEROMQ_OPTIONS if scheme.partition("+")[0] == "zeromq" else _URL_OPTIONS
+    if scheme == "zeromq+ipc":
+        keywords["hostname"] = unquote(parts.path)
+    elif vhost := unquote(parts.path[1:]):
         keywords["virtual_host"] = vhost
     if scheme in _TLS_SCHEMES:
         keywords["ssl"] = True
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
-        if name not in _URL_OPTIONS:
+        if name not in options:
             raise ConfigurationError(
                 f"unknown option {name!r} in the URL {redact(url)}: "
-                f"use {', '.join(sorted(_URL_OPTIONS))}"
+                f"use {', '.join(sorted(options))}"
             )
-        keywords[name] = _URL_OPTIONS[name](name, value)
+        keywords[name] = options[name](name, value)
     return keywords
 
 

@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.brokers import RabbitMQ
+from tests.brokers import RabbitMQ, ZeroMQ
 from tests.brokers.rabbitmq import version_at
 from tests.brokers.tls import TlsBroker, running_tls_broker
 
@@ -90,6 +90,16 @@ def tls_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsBroker]:
     if reason := RabbitMQ.missing():
         unavailable(reason)
     with running_tls_broker(tmp_path_factory.mktemp("tls")) as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def zeromq() -> Iterator[ZeroMQ]:
+    """A ZeroMQ broker in a process of its own. Tests share it, so each has a world of its own."""
+    if reason := ZeroMQ.missing():
+        unavailable(reason)
+    with ZeroMQ() as broker:
+        _brokers.append(f"{broker.version}, a private broker on port {broker.port}")
         yield broker
 
 

@@ -1,5 +1,6 @@
 """Private brokers for the tests: on free ports, in a temporary folder, gone at the end."""
 
 from tests.brokers.rabbitmq import BrokerError, ErlangHome, RabbitMQ, amqp_version
+from tests.brokers.zeromq import ZeroMQ
 
-__all__ = ["BrokerError", "ErlangHome", "RabbitMQ", "amqp_version"]
+__all__ = ["BrokerError", "ErlangHome", "RabbitMQ", "ZeroMQ", "amqp_version"]

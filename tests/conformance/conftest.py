@@ -17,6 +17,7 @@ from carrot.backends.base import BaseBackend
 from carrot.connection import BrokerConnection
 from carrot.exceptions import ResourceLocked
 from carrot.messaging import Consumer, Publisher
+from tests.brokers import ZeroMQ
 from tests.brokers.tls import TlsBroker
 
 # A backend's name, and the fixture that returns the URL of its broker.
@@ -25,6 +26,7 @@ BACKENDS = {
     "amqp": "amqp_url",
     "amqps": "amqps_url",
     "pyamqplib": "pyamqplib_url",
+    "zeromq": "zeromq_url",
 }
 
 
@@ -45,6 +47,12 @@ def amqps_url(tls_broker: TlsBroker, monkeypatch: pytest.MonkeyPatch) -> str:
 def pyamqplib_url(amqp_url: str) -> str:
     """The same RabbitMQ, through the other driver."""
     return amqp_url.replace("amqp://", "pyamqplib://", 1)
+
+
+@pytest.fixture
+def zeromq_url(zeromq: ZeroMQ, unique: Callable[..., str]) -> str:
+    """A virtual host of its own for each test."""
+    return zeromq.world(unique("world"))
 
 
 @pytest.fixture(params=list(BACKENDS))

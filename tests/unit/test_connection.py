@@ -48,6 +48,8 @@ def test_without_arguments_it_is_guest_at_localhost() -> None:
         "shuffle_hosts": False,
         "reconnect": True,
         "insist": False,
+        "curve_server_key": None,
+        "curve_secret_key": None,
         "backend_cls": "amqp",
         "transport_cls": "amqp",
     }
@@ -112,6 +114,8 @@ def test_a_url_takes_the_place_of_the_hostname() -> None:
         "shuffle_hosts": False,
         "reconnect": True,
         "insist": False,
+        "curve_server_key": None,
+        "curve_secret_key": None,
     }
     assert connection.password == "p"
 

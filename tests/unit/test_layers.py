@@ -31,7 +31,7 @@ LAYERS = (
     ("carrot.backends.consuming",),
     ("carrot.backends.base",),
     ("carrot.backends.amqp", "carrot.backends.memory", "carrot.backends.pyamqplib"),
-    ("carrot.backends.queue",),
+    ("carrot.backends.queue", "carrot.backends.zeromq"),
     ("carrot.backends",),
     ("carrot.connection",),
     ("carrot.messaging",),
@@ -57,6 +57,7 @@ DRIVERS = (
     "carrot.backends.memory",
     "carrot.backends.pyamqplib",
     "carrot.backends.queue",
+    "carrot.backends.zeromq",
 )
 
 

@@ -187,6 +187,8 @@ def test_without_arguments_the_settings_are_guests_at_localhost() -> None:
         "shuffle_hosts": False,
         "reconnect": True,
         "insist": False,
+        "curve_server_key": None,
+        "curve_secret_key": None,
     }
 
 

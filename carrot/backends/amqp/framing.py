@@ -23,7 +23,9 @@ CONTENT_HEADER = OVERHEAD + 12
 # Class and method in one number, as they stand in the frame.
 DELIVER, GET_OK, RETURN = 0x003C003C, 0x003C0047, 0x003C0032
 ACK, NACK = 0x003C0050, 0x003C0078
-_PUBLISH, _REJECT = 0x003C0028, 0x003C005A
+PUBLISH, REJECT = 0x003C0028, 0x003C005A
+#: The methods with a content that a broker sends, and that a client sends.
+FROM_BROKER, FROM_CLIENT = frozenset((DELIVER, GET_OK, RETURN)), frozenset((PUBLISH,))
 
 HEARTBEAT_FRAME = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
@@ -53,13 +55,13 @@ class Event(NamedTuple):
 class _Content:
     """A content that has begun and is not complete."""
 
-    __slots__ = ("arguments", "method", "missing", "parts", "properties")
+    __slots__ = ("arguments", "method", "missing", "parts", "properties", "size")
 
     def __init__(self, method: int, arguments: bytes) -> None:
         self.method = method
         self.arguments = arguments
         self.properties = b""
-        self.missing = 0
+        self.size = self.missing = 0
         self.parts: list[bytes] = []
 
 
@@ -67,10 +69,21 @@ class Decoder:
     """Takes the bytes of a connection in any pieces, and gives the events they complete.
 
     :param frame_max: bytes; a larger frame is an error before it is read.
+    :param carriers: the methods with a content.
+    :param content_max: bytes of all contents together that may have begun and not be complete;
+        None is no limit.
     """
 
-    def __init__(self, frame_max: int) -> None:
+    def __init__(
+        self,
+        frame_max: int,
+        carriers: frozenset[int] = FROM_BROKER,
+        content_max: int | None = None,
+    ) -> None:
         self.frame_max = frame_max
+        self._carriers = carriers
+        self._content_max = content_max
+        self._begun = 0
         self._rest = b""
         self._contents: dict[int, _Content] = {}
 
@@ -83,7 +96,7 @@ class Decoder:
             data = self._rest + data
         events: list[Event] = []
         at, end = 0, len(data)
-        contents = self._contents
+        contents, carriers = self._contents, self._carriers
         largest = self.frame_max - OVERHEAD
         while end - at >= 7:
             kind, channel, size = _frame.unpack_from(data, at)
@@ -101,7 +114,7 @@ class Decoder:
                     raise FramingError(f"a method frame of {size} bytes")
                 (method,) = _size.unpack_from(data, at + 7)
                 arguments = data[at + 11 : after - 1]
-                if method != DELIVER and method != GET_OK and method != RETURN:
+                if method not in carriers:
                     events.append(Event(channel, method, arguments, b"", b""))
                     at = after
                     continue
@@ -138,6 +151,7 @@ class Decoder:
                 payload = data[at + 7 : after - 1]
                 if self._is_whole(content, kind, payload):
                     del contents[channel]
+                    self._begun -= content.size
                     body = content.parts[0] if len(content.parts) == 1 else b"".join(content.parts)
                     events.append(
                         Event(channel, content.method, content.arguments, content.properties, body)
@@ -148,13 +162,18 @@ class Decoder:
         self._rest = data[at:] if at else data
         return events
 
-    @staticmethod
-    def _is_whole(content: _Content, kind: int, payload: bytes) -> bool:
+    def _is_whole(self, content: _Content, kind: int, payload: bytes) -> bool:
         """Add a frame's payload to its content; True: that was the last."""
         if kind == HEADER:
             if content.properties or len(payload) < 14:
                 raise FramingError("a content header that is short, or the second of its content")
-            (content.missing,) = _body_size.unpack_from(payload, 4)
+            (content.size,) = _body_size.unpack_from(payload, 4)
+            content.missing = content.size
+            self._begun += content.size
+            if self._content_max is not None and self._begun > self._content_max:
+                raise FramingError(
+                    f"a content of {content.size} bytes; {self._content_max} are taken"
+                )
             content.properties = payload[12:]
         else:
             if not content.properties or len(payload) > content.missing:
@@ -201,36 +220,26 @@ def ack_frame(channel: int, delivery_tag: int, multiple: bool) -> bytes:
 
 
 def reject_frame(channel: int, delivery_tag: int, requeue: bool) -> bytes:
-    return _settle.pack(METHOD, channel, 13, _REJECT, delivery_tag, requeue, FRAME_END)
+    return _settle.pack(METHOD, channel, 13, REJECT, delivery_tag, requeue, FRAME_END)
 
 
 # How many different method frames and property lists a channel remembers.
 _REMEMBERED = 512
 
 
-class PublishEncoder:
-    """Makes the frames of messages for one channel.
-
-    A method frame depends on exchange, routing key and mandatory only, and few are in use at a
-    time: they are remembered, in a dict that is emptied when it is full.
-    """
+class ContentEncoder:
+    """Makes the frames of methods with a content, for one channel."""
 
     def __init__(self, channel: int, frame_max: int) -> None:
         self.channel = channel
         self._largest = frame_max - OVERHEAD
-        self._methods: dict[tuple[str, str, bool], bytes] = {}
 
-    def encode(
-        self, exchange: str, routing_key: str, mandatory: bool, properties: bytes, body: bytes
-    ) -> bytes:
+    def with_content(self, method: bytes, properties: bytes, body: bytes) -> bytes:
         """Method, header and body frames in one piece.
 
+        :param method: its frame.
         :param properties: as :func:`carrot.backends.amqp.tables.encode_properties` makes them.
         """
-        key = (exchange, routing_key, mandatory)
-        method = self._methods.get(key)
-        if method is None:
-            method = self._remember(key)
         size = len(body)
         channel = self.channel
         head = _header.pack(HEADER, channel, 12 + len(properties), 60, 0, size)
@@ -247,13 +256,38 @@ class PublishEncoder:
             pieces += (_frame.pack(BODY, channel, len(part)), part, b"\xce")
         return b"".join(pieces)
 
+
+class PublishEncoder(ContentEncoder):
+    """Makes the frames of messages that are published on one channel.
+
+    A method frame depends on exchange, routing key and mandatory only, and few are in use at a
+    time: they are remembered, in a dict that is emptied when it is full.
+    """
+
+    def __init__(self, channel: int, frame_max: int) -> None:
+        super().__init__(channel, frame_max)
+        self._methods: dict[tuple[str, str, bool], bytes] = {}
+
+    def encode(
+        self, exchange: str, routing_key: str, mandatory: bool, properties: bytes, body: bytes
+    ) -> bytes:
+        """Method, header and body frames in one piece.
+
+        :param properties: as :func:`carrot.backends.amqp.tables.encode_properties` makes them.
+        """
+        key = (exchange, routing_key, mandatory)
+        method = self._methods.get(key)
+        if method is None:
+            method = self._remember(key)
+        return self.with_content(method, properties, body)
+
     def _remember(self, key: tuple[str, str, bool]) -> bytes:
         exchange, routing_key, mandatory = key
         arguments = b"\x00\x00" + short_string(exchange) + short_string(routing_key)
         size = 4 + len(arguments) + 1
         frame = b"".join(
             (
-                _method.pack(METHOD, self.channel, size, _PUBLISH),
+                _method.pack(METHOD, self.channel, size, PUBLISH),
                 arguments,
                 b"\x01" if mandatory else b"\x00",
                 b"\xce",

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from typing import Protocol
 
 from carrot.deadline import within
 from carrot.exceptions import ConfigurationError
@@ -21,6 +22,19 @@ READ_SIZE = 256 * 1024
 IDLE, PROBE_INTERVAL, PROBES = 60, 10, 3
 #: TCP_USER_TIMEOUT: seconds in which the peer's system must take in what was sent.
 UNACKED = 60
+
+
+class AnyLink(Protocol):
+    """What a transport needs of what carries its bytes; :class:`Link` says what each does."""
+
+    def wait(self, timeout: float | None) -> bool: ...
+    def wake(self) -> None: ...
+    def read(self) -> bytes | None: ...
+    def write(self, data: bytes) -> None: ...
+    def write_if_room(self, data: bytes) -> bytes: ...
+    def hurry(self, timeout: float | None) -> None: ...
+    def close(self) -> None: ...
+    def abandon(self) -> None: ...
 
 
 def connect(settings: ConnectionSettings, port: int, deadline: float | None) -> Link:

@@ -22,14 +22,20 @@ from carrot.backends.amqp import link as link_module
 from carrot.backends.amqp.channel import Channel
 from carrot.backends.amqp.errors import ClosedByBroker, FramingError, connection_failed
 from carrot.backends.amqp.framing import DELIVER, HEARTBEAT_FRAME, Decoder, Event
-from carrot.backends.amqp.link import Link
+from carrot.backends.amqp.link import AnyLink
 from carrot.backends.amqp.methods import decode_method, encode_method
 from carrot.backends.amqp.tables import encode_table
 from carrot.backends.amqp.timer import timer
 from carrot.backends.base import BaseTransport
 from carrot.backends.turns import Turns
 from carrot.deadline import spelled, within
-from carrot.exceptions import CarrotError, ConfigurationError, ConnectionLost, OperationTimeout
+from carrot.exceptions import (
+    CarrotError,
+    ConfigurationError,
+    ConnectionFailed,
+    ConnectionLost,
+    OperationTimeout,
+)
 from carrot.retry import pause
 from carrot.settings import ConnectionSettings
 
@@ -58,7 +64,7 @@ class Transport(BaseTransport):
     default_port: ClassVar[int | None] = 5672
     default_tls_port: ClassVar[int | None] = 5671
 
-    def __init__(self, link: Link, settings: ConnectionSettings, where: str) -> None:
+    def __init__(self, link: AnyLink, settings: ConnectionSettings, where: str) -> None:
         super().__init__()
         self.frame_max = FRAME_MAX
         self.operation_timeout = settings.operation_timeout
@@ -85,15 +91,12 @@ class Transport(BaseTransport):
 
     @classmethod
     def open(cls, settings: ConnectionSettings) -> Self:
-        port = settings.port or (cls.default_tls_port if settings.ssl else cls.default_port)
-        assert port is not None
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        where = f"{host}:{port}, virtual host {settings.virtual_host!r}"
+        where = cls._place(settings)
         timeout = settings.connect_timeout
         deadline = None if timeout is None else time.monotonic() + timeout
         transport = None
         try:
-            transport = cls(link_module.connect(settings, port, deadline), settings, where)
+            transport = cls(cls._dial(settings, deadline), settings, where)
             transport._shake_hands(settings, deadline)
         except BaseException as exc:
             if transport is not None:
@@ -105,8 +108,35 @@ class Transport(BaseTransport):
             failure = cause if isinstance(cause, Exception) else exc
             if isinstance(exc, OperationTimeout):
                 failure = TimeoutError()
-            raise connection_failed(settings, where, failure) from exc
+            raise cls._failed(settings, where, failure) from exc
         return transport
+
+    @classmethod
+    def _port(cls, settings: ConnectionSettings) -> int:
+        port = settings.port or (cls.default_tls_port if settings.ssl else cls.default_port)
+        assert port is not None
+        return port
+
+    @classmethod
+    def _place(cls, settings: ConnectionSettings) -> str:
+        """Host, port and virtual host, for errors."""
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        return f"{host}:{cls._port(settings)}, virtual host {settings.virtual_host!r}"
+
+    @classmethod
+    def _dial(cls, settings: ConnectionSettings, deadline: float | None) -> AnyLink:
+        """The link to the broker, over which the handshake goes.
+
+        :raises OSError: it can't be made.
+        """
+        return link_module.connect(settings, cls._port(settings), deadline)
+
+    @classmethod
+    def _failed(
+        cls, settings: ConnectionSettings, where: str, cause: Exception
+    ) -> ConnectionFailed:
+        """Why the connection could not be made, with a remedy."""
+        return connection_failed(settings, where, cause)
 
     def _shake_hands(self, settings: ConnectionSettings, deadline: float | None) -> None:
         """AMQP 0-9-1, section 2.2.4: start, tune, open."""

@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from carrot.backends.memory.arguments import (
     EXCHANGE_ARGUMENTS,
@@ -69,8 +69,11 @@ class Broker:
     """One virtual host. Everything in it is guarded by its lock.
 
     :param clock: seconds, always forward; tests set it.
+    :cvar queue_cls: what its queues are; one who serves or keeps them needs to know more of them.
     :ivar lock: reentrant, for a signal handler may interrupt the thread that holds it.
     """
+
+    queue_cls: ClassVar[type[Queue]] = Queue
 
     def __init__(
         self, virtual_host: str = "/", clock: Callable[[], float] = time.monotonic
@@ -257,11 +260,24 @@ class Broker:
             self._check_same_queue(queue, connection, durable, exclusive, auto_delete, arguments)
             queue.touch()
             return queue
-        queue = Queue(
+        name = name or f"amq.gen-{secrets.token_urlsafe(16)}"
+        owner = connection if exclusive else None
+        return self.add_queue(name, durable, owner, auto_delete, arguments)
+
+    def add_queue(
+        self,
+        name: str,
+        durable: bool,
+        owner: Connection | None,
+        auto_delete: bool,
+        arguments: Mapping[str, Any],
+    ) -> Queue:
+        """A new queue, of a name that no queue has."""
+        queue = self.queue_cls(
             self,
-            name or f"amq.gen-{secrets.token_urlsafe(16)}",
+            name,
             durable=durable,
-            owner=connection if exclusive else None,
+            owner=owner,
             auto_delete=auto_delete,
             arguments=arguments,
             rules=queue_rules(arguments, name, self.virtual_host),

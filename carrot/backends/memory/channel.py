@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from carrot.backends.memory.broker import Broker, Outcome
 from carrot.backends.memory.message import QueuedMessage
@@ -91,11 +91,14 @@ class Channel:
     An operation that the broker refuses raises a ChannelError and closes the channel, as in AMQP:
     what it had not acked goes back, and its consumers end.
 
+    :cvar consumer_cls: what its consumers are.
     :ivar unacked: messages by delivery tag, in the order of their delivery.
     :ivar blocked: consumers that are out of their queue's line, for want of credit.
     :ivar prefetch: how many messages its consumers together may hold unacked; 0 is no limit.
     :ivar consumer_prefetch: the same for each consumer that begins from now on.
     """
+
+    consumer_cls: ClassVar[type[Consumer]] = Consumer
 
     def __init__(self, connection: Connection, broker: Broker) -> None:
         self.connection = connection
@@ -322,7 +325,7 @@ class Channel:
             if consumer_tag in self.consumers:
                 raise not_allowed(f"attempt to reuse consumer tag '{consumer_tag}'")
             found = broker.queue(self.connection, self._meant(queue))
-            consumer = Consumer(self, found, consumer_tag, no_ack, deliver, on_cancel)
+            consumer = self.consumer_cls(self, found, consumer_tag, no_ack, deliver, on_cancel)
             self.consumers[consumer_tag] = consumer
             found.add_consumer(consumer)
 

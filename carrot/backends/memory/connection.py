@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
 from time import monotonic
+from typing import ClassVar
 
 from carrot.backends.memory.broker import Broker
 from carrot.backends.memory.channel import Channel
@@ -16,8 +17,11 @@ class Connection:
     """A client of the broker, whose lock guards it.
 
     :param user: the name that a message's ``user_id`` must be.
+    :cvar channel_cls: what its channels are.
     :ivar waiting: what wakes each of the threads that wait.
     """
+
+    channel_cls: ClassVar[type[Channel]] = Channel
 
     def __init__(self, broker: Broker, user: str = "guest") -> None:
         self.broker = broker
@@ -39,7 +43,7 @@ class Connection:
         """A new channel."""
         with self.broker.lock:
             self.check_open()
-            channel = Channel(self, self.broker)
+            channel = self.channel_cls(self, self.broker)
             self._channels[channel] = None
             return channel
 

@@ -1,0 +1,21 @@
+"""ZeroMQ, with no broker to install: the memory driver's broker over sockets.
+
+``python -m carrot.backends.zeromq`` serves it, or a :class:`Broker` inside a program. The frames
+are those of AMQP 0-9-1, so the client is the amqp driver over another link.
+"""
+
+from __future__ import annotations
+
+try:
+    import zmq as _zmq  # noqa: F401  # asked for first, to say how to get it
+except ModuleNotFoundError as exc:
+    raise ModuleNotFoundError(
+        "the zeromq driver needs pyzmq: pip install 'carrot[zeromq]'", name=exc.name
+    ) from exc
+
+from carrot.backends.base import BaseMessage as Message
+from carrot.backends.zeromq.backend import Backend
+from carrot.backends.zeromq.broker import Broker
+from carrot.backends.zeromq.transport import Transport
+
+__all__ = ["Backend", "Broker", "Message", "Transport"]

@@ -1,0 +1,123 @@
+"""Broker: the memory driver's broker, served over ZeroMQ by a thread of this program."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Self
+
+import zmq
+
+from carrot import threads
+from carrot.backends.zeromq.keeper import Keeper
+from carrot.backends.zeromq.protocol import DEFAULT_PORT
+from carrot.backends.zeromq.server import Server
+from carrot.backends.zeromq.store import Store
+from carrot.exceptions import ConfigurationError
+
+
+def _check_secret(key: bytes) -> None:
+    """The error never shows the key."""
+    try:
+        zmq.curve_public(key)
+    except (zmq.ZMQError, ValueError):
+        raise ConfigurationError(
+            "curve_secret_key is no CURVE key: a key is 40 characters, as zmq.curve_keypair() "
+            "makes them"
+        ) from None
+
+
+class Broker:
+    """Serves from :meth:`start` to :meth:`stop`, or while it is a context.
+
+    :param bind: ZeroMQ's addresses: ``tcp://127.0.0.1:5555`` is the default, which nobody reaches
+        from another machine; with the port ``*`` a free one; ``ipc:///run/carrot.sock``.
+    :param store: the file that keeps durable queues and persistent messages over a restart; None
+        keeps nothing.
+    :param curve_secret_key: encrypt, and refuse clients that don't know the public key that
+        belongs to this secret one.
+    :param curve_clients: the public keys of the clients that are let in; None: of all that know
+        the broker's.
+    """
+
+    def __init__(
+        self,
+        bind: str | Sequence[str] = f"tcp://127.0.0.1:{DEFAULT_PORT}",
+        *,
+        store: str | Path | None = None,
+        curve_secret_key: str | None = None,
+        curve_clients: Collection[str] | None = None,
+    ) -> None:
+        self._bind = [bind] if isinstance(bind, str) else list(bind)
+        self._store = store
+        self._secret_key = None if curve_secret_key is None else curve_secret_key.encode()
+        self._clients = None if curve_clients is None else [key.encode() for key in curve_clients]
+        if self._secret_key is not None:
+            _check_secret(self._secret_key)
+        elif self._clients is not None:
+            raise ConfigurationError("curve_clients needs curve_secret_key, the broker's own")
+        self._keeper = Keeper()
+        self._server: Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def __repr__(self) -> str:
+        state = "stopped" if self._server is None else f"at {', '.join(self.urls)}"
+        return f"<{type(self).__module__}.{type(self).__name__} {state}>"
+
+    @property
+    def url(self) -> str:
+        """What a BrokerConnection takes, for the first address."""
+        return self.urls[0]
+
+    @property
+    def urls(self) -> list[str]:
+        """The same for all addresses."""
+        assert self._server is not None, "not started"
+        return [f"zeromq+{address}" for address in self._server.addresses]
+
+    def open(self) -> None:
+        """Bind, and read what the store has; :meth:`serve` or :meth:`start` goes on.
+
+        :raises ConnectionFailed: an address can't be bound.
+        :raises StoreError: the store can't be used.
+        """
+        self._keeper = Keeper() if self._store is None else Store(Path(self._store))
+        try:
+            worlds = self._keeper.worlds()
+            self._server = Server(self._bind, self._keeper, worlds, self._secret_key, self._clients)
+        except BaseException:
+            self._keeper.close()
+            raise
+
+    def serve(self) -> None:
+        """Serve in this thread, after :meth:`open`, until :meth:`stop`."""
+        assert self._server is not None, "not opened"
+        try:
+            self._server.run()
+        finally:
+            self._keeper.close()
+
+    def start(self) -> Self:
+        """Serve in a thread of its own."""
+        self.open()
+        self._thread = threading.Thread(target=self.serve, name="carrot-broker", daemon=True)
+        threads.start(self._thread)
+        return self
+
+    def stop(self) -> None:
+        """Say goodbye to the clients and end; again is harmless. Safe in a signal handler."""
+        if self._server is not None:
+            self._server.stop()
+
+    def close(self) -> None:
+        """Stop, and wait until all is written and freed."""
+        self.stop()
+        if self._thread is not None:
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()

@@ -1,0 +1,293 @@
+"""Lane: one channel of a client; does at the memory broker what the client's methods ask for.
+
+AMQP 0-9-1, section 1.8 (the classes channel, exchange, queue, basic), and RabbitMQ's confirm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pamqp import base, commands
+
+from carrot.backends.amqp import framing
+from carrot.backends.amqp.errors import FramingError
+from carrot.backends.amqp.framing import Event
+from carrot.backends.amqp.methods import decode_method, encode_method
+from carrot.backends.amqp.tables import decode_properties, encode_properties, short_string
+from carrot.backends.memory.broker import Outcome
+from carrot.backends.memory.message import QueuedMessage
+from carrot.backends.memory.replies import not_found
+from carrot.backends.zeromq.frames import BrokerEncoder, ack_frame, nack_frame, publication_of
+from carrot.backends.zeromq.protocol import FRAME_MAX
+from carrot.backends.zeromq.world import RemoteChannel, World
+from carrot.exceptions import CarrotError, ChannelError, NotSupported
+from carrot.message import Properties
+
+#: AMQP's reply codes for what has none of its own (AMQP 0-9-1, section 1.2).
+INTERNAL_ERROR, NOT_IMPLEMENTED = 541, 540
+
+# How many different exchanges and routing keys a channel remembers.
+_REMEMBERED = 512
+
+
+class Client(Protocol):
+    """What a lane needs of its session."""
+
+    world: World
+
+    def send(self, frames: bytes) -> None: ...
+    def unsettled(self, lane: Lane) -> None: ...
+    def forget(self, lane: Lane) -> None: ...
+
+
+def wire(message: QueuedMessage) -> bytes:
+    """A message's properties as they go out: as they came in, where they are still the same."""
+    properties = message.properties
+    if type(properties) is Properties and properties.wire is not None:
+        return properties.wire[0]
+    return encode_properties(message.delivered_properties())
+
+
+def properties_of(data: bytes) -> Properties:
+    """A message's properties as they came in; they remember the bytes."""
+    properties = Properties(decode_properties(data))
+    properties.wire = data, b""
+    return properties
+
+
+class Lane:
+    """A channel that a client has opened.
+
+    :param channel: the memory broker's.
+    """
+
+    def __init__(self, client: Client, number: int, channel: RemoteChannel) -> None:
+        self.number = number
+        self.channel = channel
+        self._client = client
+        self._encoder = BrokerEncoder(number, FRAME_MAX)
+        self._is_closing = False
+        self._confirms = False
+        self._published = self._acked = 0  # in confirm mode
+        self._origins: dict[bytes, tuple[str, str, bool]] = {}
+
+    def _reply(self, method: type[base.Frame], **arguments: Any) -> None:
+        self._client.send(encode_method(method, self.number, **arguments))
+
+    # -- what comes in
+
+    def handle(self, event: Event) -> None:
+        """Do what the client asks for.
+
+        :raises FramingError: it is nothing that a client may ask for.
+        """
+        if self._is_closing:
+            self._await_goodbye(event.method)
+            return
+        try:
+            if event.method == framing.PUBLISH:
+                self._publish(event)
+            elif event.method == framing.ACK:
+                self.channel.ack(*framing.settled_of(event.arguments))
+            elif event.method == framing.REJECT:
+                self.channel.reject(*framing.settled_of(event.arguments))
+            else:
+                command = decode_method(event.method, event.arguments)
+                do = _COMMANDS.get(type(command))
+                if do is None:
+                    raise FramingError(f"{command.name} is not for this broker")
+                do(self, command)
+        except FramingError:
+            raise
+        except ChannelError as exc:
+            self._refuse(exc.code, exc.text)
+        except NotSupported as exc:
+            self._refuse(NOT_IMPLEMENTED, str(exc))
+        except CarrotError as exc:
+            self._refuse(INTERNAL_ERROR, str(exc))
+
+    def _refuse(self, code: int, text: str) -> None:
+        """Close the channel, and say why."""
+        self.settle()
+        self.channel.close()
+        self._is_closing = True
+        # A short string, cut where a character ends.
+        short = text.encode()[:255].decode(errors="ignore")
+        self._reply(commands.Channel.Close, reply_code=code, reply_text=short)
+
+    def _await_goodbye(self, method: int) -> None:
+        if method == commands.Channel.Close.index:
+            self._reply(commands.Channel.CloseOk)
+        if method in (commands.Channel.Close.index, commands.Channel.CloseOk.index):
+            self._client.forget(self)
+
+    def _close(self, command: commands.Channel.Close) -> None:
+        self.settle()
+        self.channel.close()
+        self._client.forget(self)
+        self._reply(commands.Channel.CloseOk)
+
+    # -- publishing
+
+    def _publish(self, event: Event) -> None:
+        origin = self._origins.get(event.arguments)
+        if origin is None:
+            if len(self._origins) >= _REMEMBERED:
+                self._origins.clear()
+            origin = self._origins[event.arguments] = publication_of(event.arguments)
+        exchange, routing_key, is_mandatory = origin
+        outcome = self.channel.publish(
+            exchange, routing_key, event.body, properties_of(event.properties)
+        )
+        if outcome is Outcome.UNROUTABLE and is_mandatory:
+            self._client.send(
+                self._encoder.unroutable(exchange, routing_key, event.properties, event.body)
+            )
+        if not self._confirms:
+            return
+        if outcome is Outcome.REJECTED:
+            self.settle()
+            self._published += 1
+            self._acked = self._published
+            self._client.send(nack_frame(self.number, self._published))
+            return
+        if self._published == self._acked:
+            self._client.unsettled(self)
+        self._published += 1
+
+    def settle(self) -> None:
+        """Confirm what was published since the last time, in one frame."""
+        if self._published > self._acked:
+            is_many = self._published - self._acked > 1
+            self._acked = self._published
+            self._client.send(ack_frame(self.number, self._published, is_many))
+
+    def _confirm_select(self, command: commands.Confirm.Select) -> None:
+        self._confirms = True
+        self._reply(commands.Confirm.SelectOk)
+
+    # -- exchanges
+
+    def _exchange_declare(self, command: commands.Exchange.Declare) -> None:
+        self.channel.exchange_declare(
+            command.exchange, command.exchange_type, command.durable, command.auto_delete,
+            command.arguments,
+        )  # fmt: skip
+        self._reply(commands.Exchange.DeclareOk)
+
+    def _exchange_delete(self, command: commands.Exchange.Delete) -> None:
+        self.channel.exchange_delete(command.exchange, command.if_unused)
+        self._reply(commands.Exchange.DeleteOk)
+
+    def _exchange_bind(self, command: commands.Exchange.Bind) -> None:
+        self.channel.exchange_bind(
+            command.destination, command.source, command.routing_key, command.arguments
+        )
+        self._reply(commands.Exchange.BindOk)
+
+    def _exchange_unbind(self, command: commands.Exchange.Unbind) -> None:
+        self.channel.exchange_unbind(
+            command.destination, command.source, command.routing_key, command.arguments
+        )
+        self._reply(commands.Exchange.UnbindOk)
+
+    # -- queues
+
+    def _queue_declare(self, command: commands.Queue.Declare) -> None:
+        world = self._client.world
+        if command.passive:
+            if not self.channel.queue_exists(command.queue):
+                raise not_found(f"queue '{command.queue}' in vhost '{world.virtual_host}'")
+            queue = world.queues[command.queue]
+            declared = queue.name, queue.ready.size, len(queue.consumers)
+        else:
+            declared = self.channel.queue_declare(
+                command.queue, command.durable, command.exclusive, command.auto_delete,
+                command.arguments,
+            )  # fmt: skip
+        name, messages, consumers = declared
+        self._reply(
+            commands.Queue.DeclareOk, queue=name, message_count=messages, consumer_count=consumers
+        )
+
+    def _queue_bind(self, command: commands.Queue.Bind) -> None:
+        self.channel.queue_bind(
+            command.queue, command.exchange, command.routing_key, command.arguments
+        )
+        self._reply(commands.Queue.BindOk)
+
+    def _queue_unbind(self, command: commands.Queue.Unbind) -> None:
+        self.channel.queue_unbind(
+            command.queue, command.exchange, command.routing_key, command.arguments
+        )
+        self._reply(commands.Queue.UnbindOk)
+
+    def _queue_purge(self, command: commands.Queue.Purge) -> None:
+        purged = self.channel.queue_purge(command.queue)
+        self._reply(commands.Queue.PurgeOk, message_count=purged)
+
+    def _queue_delete(self, command: commands.Queue.Delete) -> None:
+        deleted = self.channel.queue_delete(command.queue, command.if_unused, command.if_empty)
+        self._reply(commands.Queue.DeleteOk, message_count=deleted)
+
+    # -- messages
+
+    def _qos(self, command: commands.Basic.Qos) -> None:
+        self.channel.qos(command.prefetch_count, command.global_)
+        self._reply(commands.Basic.QosOk)
+
+    def _get(self, command: commands.Basic.Get) -> None:
+        got = self.channel.get(command.queue, command.no_ack)
+        if got is None:
+            self._reply(commands.Basic.GetEmpty)
+            return
+        delivery_tag, message = got
+        self._client.send(
+            self._encoder.get_ok(
+                delivery_tag, message.redelivered, message.exchange, message.routing_key,
+                message.queue.ready.size, wire(message), message.body,
+            )
+        )  # fmt: skip
+
+    def _consume(self, command: commands.Basic.Consume) -> None:
+        tag = command.consumer_tag
+        encoded_tag = short_string(tag)
+        encode, send = self._encoder.deliver, self._client.send
+
+        def deliver(delivery_tag: int, message: QueuedMessage) -> None:
+            send(
+                encode(encoded_tag, delivery_tag, message.redelivered, message.exchange,
+                       message.routing_key, wire(message), message.body)
+            )  # fmt: skip
+
+        def on_cancel() -> None:
+            self._reply(commands.Basic.Cancel, consumer_tag=tag)
+
+        # Deliveries may go before the answer, and the client is prepared for that.
+        self.channel.consume(command.queue, tag, command.no_ack, deliver, on_cancel)
+        self._reply(commands.Basic.ConsumeOk, consumer_tag=tag)
+
+    def _cancel(self, command: commands.Basic.Cancel) -> None:
+        tag = command.consumer_tag or ""
+        self.channel.cancel(tag)
+        self._reply(commands.Basic.CancelOk, consumer_tag=tag)
+
+
+_COMMANDS: dict[type[base.Frame], Callable[[Lane, Any], None]] = {
+    commands.Channel.Close: Lane._close,
+    commands.Confirm.Select: Lane._confirm_select,
+    commands.Exchange.Declare: Lane._exchange_declare,
+    commands.Exchange.Delete: Lane._exchange_delete,
+    commands.Exchange.Bind: Lane._exchange_bind,
+    commands.Exchange.Unbind: Lane._exchange_unbind,
+    commands.Queue.Declare: Lane._queue_declare,
+    commands.Queue.Bind: Lane._queue_bind,
+    commands.Queue.Unbind: Lane._queue_unbind,
+    commands.Queue.Purge: Lane._queue_purge,
+    commands.Queue.Delete: Lane._queue_delete,
+    commands.Basic.Qos: Lane._qos,
+    commands.Basic.Get: Lane._get,
+    commands.Basic.Consume: Lane._consume,
+    commands.Basic.Cancel: Lane._cancel,
+}

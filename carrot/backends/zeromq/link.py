@@ -1,0 +1,368 @@
+"""A DEALER socket to the broker, as the amqp driver's transport wants a link: a stream of bytes.
+
+ZeroMQ's sockets are not for several threads, so a lock is held around each use of one. No use of
+it waits: waiting is for the socket's file descriptor, outside the lock.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+import time
+from contextlib import suppress
+from itertools import count
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from carrot.backends.zeromq.errors import CurveRefused, Refused
+from carrot.backends.zeromq.protocol import HIGH_WATER_MARK, PIECE
+from carrot.settings import ConnectionSettings
+
+#: Seconds that a full socket is waited for at a time; another thread may see that there is room.
+ROOM_INTERVAL = 0.05
+#: Milliseconds in which what was sent must leave, when the socket is forgotten without a goodbye.
+LINGER = 1000
+
+_EVENTS = (
+    zmq.EVENT_CLOSED
+    | zmq.EVENT_DISCONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+)
+# Of EVENT_HANDSHAKE_FAILED_PROTOCOL: one side wants CURVE and the other doesn't.
+_MECHANISM_MISMATCH = zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH
+
+_monitors = count(1)
+
+
+class _Contexts:
+    """The process's ZeroMQ context: one thread for the sockets of all its connections."""
+
+    def __init__(self) -> None:
+        self._current: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._lock = threading.Lock()
+        # A child of a fork keeps what it inherits, and touches it never.
+        self.inherited: list[object] = []
+
+    def get(self) -> zmq.Context[zmq.Socket[bytes]]:
+        with self._lock:
+            if self._current is None:
+                self._current = zmq.Context()
+            return self._current
+
+    def after_fork_in_child(self) -> None:
+        self._lock = threading.Lock()
+        self.inherited.append(self._current)
+        self._current = None
+
+
+_contexts = _Contexts()
+os.register_at_fork(after_in_child=_contexts.after_fork_in_child)
+
+
+def connect(settings: ConnectionSettings, port: int, deadline: float | None) -> Link:
+    """A link to the broker, its handshake included.
+
+    :param deadline: as ``time.monotonic()`` counts; None waits for ever.
+    :raises OSError: refused, unreachable, unknown host, no answer in time.
+    :raises CurveRefused: the CURVE keys don't fit.
+    """
+    failure: OSError | None = None
+    for endpoint, family, address in _endpoints(settings, port):
+        try:
+            return _connect(endpoint, family, address, settings, deadline)
+        except OSError as exc:
+            # The first address is the preferred one, and its failure says most.
+            failure = failure or exc
+    raise failure or OSError(f"{settings.host} has no address")
+
+
+def _endpoints(
+    settings: ConnectionSettings, port: int
+) -> list[tuple[str, socket.AddressFamily, object]]:
+    """ZeroMQ's address, the family and the system's address, for all addresses of the host."""
+    if settings.host.startswith("/"):
+        return [(f"ipc://{settings.host}", socket.AF_UNIX, settings.host)]
+    # ZeroMQ resolves names itself, and tries the first address only, without a word.
+    found = socket.getaddrinfo(settings.host, port, type=socket.SOCK_STREAM)
+    return [
+        (f"tcp://[{address[0]}]:{port}" if family == socket.AF_INET6 else
+         f"tcp://{address[0]}:{port}", family, address)
+        for family, _, _, _, address in found
+    ]  # fmt: skip
+
+
+def _connect(
+    endpoint: str,
+    family: socket.AddressFamily,
+    address: object,
+    settings: ConnectionSettings,
+    deadline: float | None,
+) -> Link:
+    sock = _contexts.get().socket(zmq.DEALER)
+    monitor = None
+    try:
+        sock.linger = LINGER
+        # A connection that is lost is lost: another one has another identity, and a new session.
+        sock.reconnect_ivl = -1
+        sock.sndhwm = sock.rcvhwm = HIGH_WATER_MARK
+        sock.ipv6 = family == socket.AF_INET6
+        if settings.curve_server_key is not None:
+            _use_curve(sock, settings)
+        monitor = _monitor(sock)
+        sock.connect(endpoint)
+        if not _shake_hands(monitor, deadline):
+            raise _why_not(family, address, deadline)
+        return Link(sock, monitor, settings.operation_timeout)
+    except BaseException as exc:
+        sock.disable_monitor()
+        sock.close(linger=0)
+        if monitor is not None:
+            monitor.close(linger=0)
+        if isinstance(exc, zmq.ZMQError):
+            raise OSError(exc.errno, str(exc)) from exc
+        raise
+
+
+def _use_curve(sock: zmq.Socket[bytes], settings: ConnectionSettings) -> None:
+    """Encrypt, and know the broker by its key; without a key of its own a client makes one up."""
+    assert settings.curve_server_key is not None
+    secret = settings.curve_secret_key
+    if secret is None:
+        public_key, secret_key = zmq.curve_keypair()
+    else:
+        public_key, secret_key = zmq.curve_public(secret.encode()), secret.encode()
+    sock.curve_serverkey = settings.curve_server_key.encode()
+    sock.curve_publickey, sock.curve_secretkey = public_key, secret_key
+
+
+def _monitor(sock: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
+    """A socket that tells what becomes of the connection of *sock*."""
+    # A name of its own: pyzmq's would be that of another socket that had the same number before.
+    address = f"inproc://carrot-monitor-{next(_monitors)}"
+    sock.monitor(address, _EVENTS)
+    monitor = _contexts.get().socket(zmq.PAIR)
+    monitor.connect(address)
+    return monitor
+
+
+def _shake_hands(monitor: zmq.Socket[bytes], deadline: float | None) -> bool:
+    """Wait for ZeroMQ's own handshake; False: nobody listens, or the peer hung up.
+
+    :raises CurveRefused: the CURVE keys don't fit.
+    :raises Refused: it failed.
+    :raises TimeoutError: no answer.
+    """
+    failed = None
+    while True:
+        left = None if deadline is None else max(0, int(1000 * (deadline - time.monotonic())))
+        if not monitor.poll(left):
+            raise failed or TimeoutError("timed out")
+        message = recv_monitor_message(monitor)
+        event, value = message["event"], message["value"]
+        if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            return True
+        if event in (zmq.EVENT_CLOSED, zmq.EVENT_DISCONNECTED):
+            if failed is not None:
+                raise failed
+            return False
+        failed = _handshake_failure(event, value)
+
+
+def _handshake_failure(event: int, value: int) -> OSError:
+    if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+        return CurveRefused("the broker doesn't know this client's key")
+    if event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL and value == _MECHANISM_MISMATCH:
+        return CurveRefused("one side wants CURVE, and the other doesn't")
+    return Refused("ZeroMQ's handshake failed")
+
+
+def _why_not(family: socket.AddressFamily, address: object, deadline: float | None) -> OSError:
+    """ZeroMQ doesn't tell why it can't connect, so the system is asked."""
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
+        try:
+            probe.connect(address)  # type: ignore[arg-type]
+        except OSError as exc:
+            return exc
+    return Refused("the peer hung up before it let anybody in")
+
+
+class Link:
+    """A connection to the broker. One thread reads at a time; any may write.
+
+    Its lock guards the two sockets, and is reentrant: a signal handler may interrupt its holder,
+    though never inside ZeroMQ.
+
+    :param monitor: tells when the connection is gone.
+    :param timeout: seconds in which there must be room for what is written; None waits for ever.
+    """
+
+    def __init__(
+        self, sock: zmq.Socket[bytes], monitor: zmq.Socket[bytes], timeout: float | None
+    ) -> None:
+        self._sock = sock
+        self._monitor = monitor
+        self._timeout = timeout
+        self._lock = threading.RLock()
+        self._is_waiting = self._is_closed = self._is_gone = False
+        self._waker, self._woken = socket.socketpair()
+        self._waker.setblocking(False)
+        self._woken.setblocking(False)
+        self._fd, self._monitor_fd = int(sock.fd), int(monitor.fd)
+        self._poll = select.poll()
+        for fd in (self._fd, self._monitor_fd, self._woken.fileno()):
+            self._poll.register(fd, select.POLLIN)
+
+    def hurry(self, timeout: float | None) -> None:
+        """From now on there must be room for what is written within so many seconds."""
+        self._timeout = timeout
+
+    # -- reading
+
+    def wait(self, timeout: float | None) -> bool:
+        """Wait until there is something to read; False: it was woken, or nothing came.
+
+        :param timeout: seconds; None waits as long as it takes.
+        :raises OSError: the link is closed.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            with self._lock:
+                self._check_open()
+                if self._has_arrived():
+                    return True
+                self._is_waiting = True
+            left = None if deadline is None else max(0.0, 1000 * (deadline - time.monotonic()))
+            ready: list[int] = []
+            try:
+                ready = [fd for fd, _ in self._poll.poll(left)]
+            finally:
+                with self._lock:
+                    self._is_waiting = False
+                    if self._is_closed:
+                        self._free()
+            if not ready:
+                return False
+            if self._monitor_fd in ready:
+                self._look_at_monitor()
+            if self._woken.fileno() in ready:
+                with suppress(BlockingIOError):
+                    self._woken.recv(4096)
+                with self._lock:
+                    return not self._is_closed and self._has_arrived()
+
+    def wake(self) -> None:
+        """End :meth:`wait`, the running one or the next. Safe in a signal handler."""
+        # A full pipe wakes as well, and of a closed link nobody waits for anything.
+        with suppress(OSError):
+            self._waker.send(b"\0")
+
+    def _has_arrived(self) -> bool:
+        # The file descriptor tells of changes only: what is there already, the socket knows.
+        return self._is_gone or bool(int(self._sock.events) & zmq.POLLIN)
+
+    def _look_at_monitor(self) -> None:
+        """Whether the connection is gone."""
+        with self._lock, suppress(zmq.ZMQError):
+            self._check_open()
+            while self._monitor.poll(0):
+                event = recv_monitor_message(self._monitor)["event"]
+                self._is_gone = self._is_gone or event == zmq.EVENT_DISCONNECTED
+
+    def read(self) -> bytes | None:
+        """What has arrived, after :meth:`wait` said so; empty: the peer hung up; None: not yet.
+
+        :raises OSError: the link is closed.
+        """
+        with self._lock:
+            self._check_open()
+            try:
+                return self._sock.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                # What came before the end is read before it.
+                return b"" if self._is_gone else None
+            except zmq.ZMQError as exc:
+                raise OSError(exc.errno, str(exc)) from exc
+
+    # -- writing
+
+    def write(self, data: bytes) -> None:
+        """Send all of *data*.
+
+        :raises OSError: the link is gone, or had no room for it within the timeout.
+        """
+        rest = self.write_if_room(data)
+        if rest:
+            self._write_on(rest)
+
+    def _write_on(self, rest: bytes) -> None:
+        """Send the *rest* of what the peer is slow to take."""
+        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        room = select.poll()
+        room.register(self._fd, select.POLLIN)  # which is ready for writing, too
+        while rest := self.write_if_room(rest):
+            self._look_at_monitor()
+            if self._is_gone:
+                self.wake()
+                raise ConnectionResetError("the broker hung up")
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(
+                    f"the broker didn't take what was sent within {self._timeout} seconds "
+                    "(operation_timeout): is it overloaded?"
+                )
+            room.poll(1000 * ROOM_INTERVAL)
+
+    def write_if_room(self, data: bytes) -> bytes:
+        """Send as much of *data* as goes without waiting; returns the rest."""
+        with self._lock:
+            self._check_open()
+            try:
+                while data:
+                    self._sock.send(data[:PIECE], zmq.NOBLOCK)
+                    data = data[PIECE:]
+            except zmq.Again:
+                pass
+            except zmq.ZMQError as exc:
+                raise OSError(exc.errno, str(exc)) from exc
+            # Sending takes in what has happened, and then the file descriptor doesn't tell it.
+            if self._is_waiting and self._has_arrived():
+                self.wake()
+        return data
+
+    # -- the end
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ConnectionAbortedError("it was closed here")
+
+    def close(self) -> None:
+        """Hang up. Again is harmless."""
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            self.wake()
+            # Else the one who waits does it: the numbers it waits for must not become others'.
+            if not self._is_waiting:
+                self._free()
+
+    def _free(self) -> None:
+        self._sock.disable_monitor()
+        self._sock.close(linger=0)
+        self._monitor.close(linger=0)
+        self._waker.close()
+        self._woken.close()
+
+    def abandon(self) -> None:
+        """In a forked child: ZeroMQ's sockets are the parent's, and only it may use them."""
+        self._lock = threading.RLock()
+        self._is_closed = True
+        _contexts.inherited += (self._sock, self._monitor)
+        self._waker.close()
+        self._woken.close()

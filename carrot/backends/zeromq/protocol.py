@@ -1,0 +1,24 @@
+"""What client and broker agree on: AMQP 0-9-1's stream of bytes, in ZeroMQ messages of one frame.
+
+A message carries a piece of the stream, of any length up to PIECE. A client's first bytes are
+AMQP's protocol header. An empty message hangs up.
+"""
+
+from __future__ import annotations
+
+DEFAULT_PORT = 5555
+PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
+HANG_UP = b""
+
+#: Bytes of an AMQP frame, at most.
+FRAME_MAX = 131072
+#: Bytes of a ZeroMQ message, at most; ZeroMQ itself drops a client that sends a larger one.
+PIECE = 128 * 1024
+#: ZeroMQ messages that wait in each direction of a connection: 16 MiB at most.
+HIGH_WATER_MARK = 128
+#: Bytes of a message's body, at most: as many as RabbitMQ takes.
+MESSAGE_MAX = 128 * 1024 * 1024
+#: Channels of a connection.
+CHANNEL_MAX = 2047
+#: Seconds between signs of life that the broker asks for; a client may ask for less.
+HEARTBEAT = 10
