@@ -1,4 +1,4 @@
-"""Every program in examples/, run as a user runs it: in memory, and over RabbitMQ."""
+"""Every program in examples/, run as a user runs it: in memory, and over each broker."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from queue import Empty, Queue
@@ -16,6 +16,7 @@ import pytest
 
 from carrot import BrokerConnection, Publisher
 from carrot.backends.base import BaseBackend
+from tests.brokers import ZeroMQ
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -83,7 +84,13 @@ EXCHANGES = [
 
 
 @pytest.fixture
-def clean_broker(amqp_url: str) -> Iterator[str]:
+def clean_zeromq(zeromq: ZeroMQ, unique: Callable[..., str]) -> str:
+    """The URL of a ZeroMQ broker's empty virtual host."""
+    return zeromq.world(unique("examples"))
+
+
+@pytest.fixture
+def clean_rabbitmq(amqp_url: str) -> Iterator[str]:
     """The URL of a RabbitMQ without the names that the examples use, before and after."""
 
     def clean() -> None:
@@ -96,6 +103,13 @@ def clean_broker(amqp_url: str) -> Iterator[str]:
     clean()
     yield amqp_url
     clean()
+
+
+@pytest.fixture(params=["rabbitmq", "zeromq"])
+def clean_broker(request: pytest.FixtureRequest) -> str:
+    """The URL of each broker in turn, without the names that the examples use."""
+    url: str = request.getfixturevalue(f"clean_{request.param}")
+    return url
 
 
 def environment(url: str | None) -> dict[str, str]:
@@ -177,7 +191,7 @@ def test_a_program_runs_in_memory(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PRINTS)
-def test_a_program_runs_over_rabbitmq_and_again(name: str, clean_broker: str) -> None:
+def test_a_program_runs_over_a_broker_and_again(name: str, clean_broker: str) -> None:
     assert run(name, clean_broker) == PRINTS[name]
     assert run(name, clean_broker) == PRINTS[name]
 

@@ -43,6 +43,36 @@ HOST = {"backend": "amqp", "hostname": "host"}
         ("amqps://host", {**HOST, "backend": "amqps", "ssl": True}),
         ("amqp://[::1]:5673/", {"backend": "amqp", "hostname": "::1", "port": 5673}),
         ("memory://", {"backend": "memory"}),
+        (
+            "zeromq+tcp://host:5555/app",
+            {
+                **HOST,
+                "backend": "zeromq+tcp",
+                "port": 5555,
+                "virtual_host": "app",
+            },
+        ),
+        (
+            "zeromq+ipc:///run/carrot.sock",
+            {"backend": "zeromq+ipc", "hostname": "/run/carrot.sock"},
+        ),
+        (
+            "zeromq+ipc:///run/a%20b?virtual_host=app",
+            {
+                "backend": "zeromq+ipc",
+                "hostname": "/run/a b",
+                "virtual_host": "app",
+            },
+        ),
+        (
+            f"zeromq://host?curve_server_key={'s' * 40}&curve_secret_key={'c' * 39}%26",
+            {
+                **HOST,
+                "backend": "zeromq",
+                "curve_server_key": "s" * 40,
+                "curve_secret_key": "c" * 39 + "&",
+            },
+        ),
         ("memory://world/app", {"backend": "memory", "hostname": "world", "virtual_host": "app"}),
         (
             "amqp://us%40er:p%3A%2F%3F%23%5B%5D%40%25@host:5672/v%2Fh?heartbeat=30&connect_timeout=5",
@@ -305,3 +335,32 @@ def test_a_password_that_is_no_text_is_refused_without_showing_it() -> None:
         ConnectionSettings(password="s3cret\udc80")
     assert "s3cret" not in str(caught.value)
     assert caught.value.__suppress_context__
+
+
+# -- CURVE keys
+
+
+def test_curve_secret_key_is_never_shown() -> None:
+    settings = ConnectionSettings(curve_server_key="p" * 40, curve_secret_key="s" * 40)
+
+    assert "ssss" not in repr(settings)
+    assert settings.info()["curve_secret_key"] == "********"
+
+
+@pytest.mark.parametrize("key", ["short", "x" * 41, "x" * 39 + "'", "x" * 39 + " ", b"x" * 40])
+@pytest.mark.parametrize("name", ["curve_server_key", "curve_secret_key"])
+def test_what_is_no_curve_key_is_refused_and_not_shown(name: str, key: object) -> None:
+    with pytest.raises(ConfigurationError, match=f"{name} is no CURVE key") as caught:
+        ConnectionSettings(**{"curve_server_key": "p" * 40, name: key})
+
+    assert str(key) not in str(caught.value)
+
+
+def test_secret_key_without_the_brokers_key_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="needs curve_server_key"):
+        ConnectionSettings(curve_secret_key="s" * 40)
+
+
+def test_curve_keys_are_for_urls_of_zeromq_only() -> None:
+    with pytest.raises(ConfigurationError, match="unknown option 'curve_server_key'"):
+        parse_url(f"amqp://host?curve_server_key={'p' * 40}")

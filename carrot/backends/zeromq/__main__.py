@@ -6,7 +6,9 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import zmq.auth
 
@@ -64,6 +66,18 @@ def public_keys(folder: Path) -> list[str]:
         raise ConfigurationError(f"the certificates in {folder} can't be read: {exc}") from exc
 
 
+def warn_if_open(urls: Sequence[str]) -> None:
+    """Say of each address that other machines reach that nothing protects it."""
+    for url in urls:
+        address = urlsplit(url)
+        if address.scheme.endswith("+tcp") and not ip_address(address.hostname or "").is_loopback:
+            print(
+                f"carrot.backends.zeromq: anybody who reaches {url} may do anything there: use "
+                "--curve-secret-key-file",
+                file=sys.stderr,
+            )
+
+
 def main(given: Sequence[str] | None = None) -> int:
     """Serve; returns the process's exit status."""
     options = arguments(given)
@@ -79,6 +93,8 @@ def main(given: Sequence[str] | None = None) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda number, frame: broker.stop())
         print("ready:", *broker.urls, flush=True)
+        if not options.curve_secret_key_file:
+            warn_if_open(broker.urls)
         broker.serve()
     except CarrotError as exc:
         print(f"carrot.backends.zeromq: {exc}", file=sys.stderr)

@@ -31,7 +31,9 @@ def _reason(settings: ConnectionSettings, cause: Exception) -> str:
     if isinstance(cause, CurveRefused):
         return f"{cause}: {_curve_remedy(settings)}"
     if isinstance(cause, Refused) and settings.curve_server_key is not None:
-        return f"{cause}: is curve_server_key the public key of this broker, and is it a broker?"
+        return f"{cause}: is curve_server_key the public key of this broker, and does it want keys?"
+    if isinstance(cause, Refused):
+        return f"{cause}: is it a broker, and does it want curve_server_key=, its public key?"
     if isinstance(cause, ConnectionRefusedError | FileNotFoundError):
         return f"nobody listens there: is the broker running ({_START}), and is this its address?"
     if isinstance(cause, socket.gaierror):

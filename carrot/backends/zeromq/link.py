@@ -11,20 +11,26 @@ import select
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
+from typing import cast
 
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from carrot.backends.zeromq.errors import CurveRefused, Refused
-from carrot.backends.zeromq.protocol import HIGH_WATER_MARK, PIECE
+from carrot.backends.zeromq.protocol import EVENTS, HIGH_WATER_MARK, NOBLOCK, PIECE, POLLIN
 from carrot.settings import ConnectionSettings
 
 #: Seconds that a full socket is waited for at a time; another thread may see that there is room.
 ROOM_INTERVAL = 0.05
 #: Milliseconds in which what was sent must leave, when the socket is forgotten without a goodbye.
 LINGER = 1000
+
+#: Milliseconds until ZeroMQ would connect again by itself, as another client. The transport notices
+#: long before that the connection is gone. With -1, ZeroMQ drops what is not read yet.
+NEVER = 24 * 60 * 60 * 1000
 
 _EVENTS = (
     zmq.EVENT_CLOSED
@@ -108,8 +114,7 @@ def _connect(
     monitor = None
     try:
         sock.linger = LINGER
-        # A connection that is lost is lost: another one has another identity, and a new session.
-        sock.reconnect_ivl = -1
+        sock.reconnect_ivl = NEVER
         sock.sndhwm = sock.rcvhwm = HIGH_WATER_MARK
         sock.ipv6 = family == socket.AF_INET6
         if settings.curve_server_key is not None:
@@ -207,6 +212,7 @@ class Link:
         self, sock: zmq.Socket[bytes], monitor: zmq.Socket[bytes], timeout: float | None
     ) -> None:
         self._sock = sock
+        self._events = cast(Callable[[int], int], sock.get)
         self._monitor = monitor
         self._timeout = timeout
         self._lock = threading.RLock()
@@ -218,6 +224,8 @@ class Link:
         self._poll = select.poll()
         for fd in (self._fd, self._monitor_fd, self._woken.fileno()):
             self._poll.register(fd, select.POLLIN)
+        # A file descriptor tells nothing until its socket was found to be empty.
+        self._look_at_monitor()
 
     def hurry(self, timeout: float | None) -> None:
         """From now on there must be room for what is written within so many seconds."""
@@ -265,7 +273,12 @@ class Link:
 
     def _has_arrived(self) -> bool:
         # The file descriptor tells of changes only: what is there already, the socket knows.
-        return self._is_gone or bool(int(self._sock.events) & zmq.POLLIN)
+        return self._is_gone or bool(self._events(EVENTS) & POLLIN)
+
+    def _has_unread(self) -> bool:
+        with self._lock:
+            self._check_open()
+            return bool(self._events(EVENTS) & POLLIN)
 
     def _look_at_monitor(self) -> None:
         """Whether the connection is gone."""
@@ -283,7 +296,7 @@ class Link:
         with self._lock:
             self._check_open()
             try:
-                return self._sock.recv(zmq.NOBLOCK)
+                return self._sock.recv(NOBLOCK)
             except zmq.Again:
                 # What came before the end is read before it.
                 return b"" if self._is_gone else None
@@ -310,6 +323,8 @@ class Link:
             self._look_at_monitor()
             if self._is_gone:
                 self.wake()
+                if self._has_unread():
+                    return  # lost, as TCP would lose it; what was sent before the end says why
                 raise ConnectionResetError("the broker hung up")
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError(
@@ -323,9 +338,12 @@ class Link:
         with self._lock:
             self._check_open()
             try:
-                while data:
-                    self._sock.send(data[:PIECE], zmq.NOBLOCK)
+                while len(data) > PIECE:
+                    self._sock.send(data[:PIECE], NOBLOCK)
                     data = data[PIECE:]
+                if data:
+                    self._sock.send(data, NOBLOCK)
+                data = b""
             except zmq.Again:
                 pass
             except zmq.ZMQError as exc:

@@ -6,6 +6,12 @@ AMQP's protocol header. An empty message hangs up.
 
 from __future__ import annotations
 
+import zmq
+
+# Plain numbers: pyzmq's own are enums, which cost a microsecond each time.
+EVENTS, NOBLOCK, SNDMORE = int(zmq.EVENTS), int(zmq.NOBLOCK), int(zmq.SNDMORE)
+POLLIN, RCVMORE = int(zmq.POLLIN), int(zmq.RCVMORE)
+
 DEFAULT_PORT = 5555
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 HANG_UP = b""

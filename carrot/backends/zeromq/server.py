@@ -6,10 +6,12 @@ sent, lets happen what is due, commits, and only then sends.
 
 from __future__ import annotations
 
+import select
 import socket
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
+from typing import cast
 
 import zmq
 from zmq.auth.thread import ThreadAuthenticator
@@ -18,10 +20,15 @@ from zmq.utils.monitor import recv_monitor_message
 from carrot.backends.amqp.errors import FramingError
 from carrot.backends.zeromq.keeper import Keeper
 from carrot.backends.zeromq.protocol import (
+    EVENTS,
     HANG_UP,
     HIGH_WATER_MARK,
+    NOBLOCK,
     PIECE,
+    POLLIN,
     PROTOCOL_HEADER,
+    RCVMORE,
+    SNDMORE,
 )
 from carrot.backends.zeromq.session import Session
 from carrot.backends.zeromq.world import World
@@ -92,9 +99,14 @@ class Server:
         except BaseException:
             self._free()
             raise
-        self._poller = zmq.Poller()
-        for each in (self._router, self._monitor, self._woken.fileno()):
-            self._poller.register(each, zmq.POLLIN)
+        # As cheap as can be, for it is a part of each round trip: a Poller of pyzmq's is slower.
+        self._events = cast(Callable[[int], int], self._router.get)
+        self._monitor_fd = int(self._monitor.fd)
+        self._poll = select.poll()
+        for fd in (int(self._router.fd), self._monitor_fd, self._woken.fileno()):
+            self._poll.register(fd, select.POLLIN)
+        # A file descriptor tells nothing until its socket was found to be empty.
+        self._drop_disconnected()
 
     def _configure(self, secret_key: bytes | None, known_clients: Collection[bytes] | None) -> None:
         router = self._router
@@ -158,14 +170,16 @@ class Server:
         return -1 if soonest is None else max(0, int(1000 * (soonest - now)) + 1)
 
     def _turn(self, patience: int) -> None:
-        ready = dict(self._poller.poll(patience))
-        if self._woken.fileno() in ready:
-            with suppress(BlockingIOError):
-                self._woken.recv(4096)
+        # The file descriptors tell of changes only: what is there already, the socket knows.
+        if not self._events(EVENTS) & POLLIN:
+            for fd, _ in self._poll.poll(patience):
+                if fd == self._monitor_fd:
+                    self._drop_disconnected()
+                elif fd == self._woken.fileno():
+                    with suppress(BlockingIOError):
+                        self._woken.recv(4096)
         now = time.monotonic()
-        self._drop_disconnected()
-        if self._router in ready:
-            self._take_in(now)
+        self._take_in(now)
         for world in tuple(self._worlds.values()):
             if world.timers.pending:
                 with world.lock:
@@ -183,24 +197,25 @@ class Server:
     def _take_in(self, now: float) -> None:
         router = self._router
         for _ in range(BATCH):
-            try:
-                identity = router.recv(zmq.NOBLOCK)
-            except zmq.Again:
+            if not self._events(EVENTS) & POLLIN:
                 return
+            identity = router.recv(NOBLOCK)
             session = self._sessions.get(identity)
             if session is None:
                 self._welcome(identity, now)
                 continue
-            data = router.recv(zmq.NOBLOCK)
-            is_one = not router.rcvmore
-            self._drain()
+            data = router.recv(NOBLOCK)
+            is_one = self._was_last()
             if not session.is_done:
                 self._feed(session, data if is_one else b"", now)
 
-    def _drain(self) -> None:
-        """Read the rest of a message."""
-        while self._router.rcvmore:
-            self._router.recv(zmq.NOBLOCK)
+    def _was_last(self) -> bool:
+        """Whether a message had no frame but that; otherwise its rest is read."""
+        if not self._router.get(RCVMORE):
+            return True
+        while self._router.get(RCVMORE):
+            self._router.recv(NOBLOCK)
+        return False
 
     def _feed(self, session: Session, data: bytes, now: float) -> None:
         """Hand a client's bytes to its session, which it may be the end of."""
@@ -219,12 +234,10 @@ class Server:
 
     def _welcome(self, identity: bytes, now: float) -> None:
         """The first message of a client; one that doesn't begin as it should is hung up on."""
-        frame = self._router.recv(zmq.NOBLOCK, copy=False)
-        is_one = not self._router.rcvmore
-        self._drain()
-        if not is_one or frame.bytes != PROTOCOL_HEADER:
+        frame = self._router.recv(NOBLOCK, copy=False)
+        if not self._was_last() or frame.bytes != PROTOCOL_HEADER:
             with suppress(zmq.ZMQError):
-                self._router.send_multipart([identity, HANG_UP], zmq.NOBLOCK)
+                self._send_one(identity, HANG_UP)
             return
         # A number may have been another client's, of whose end the monitor knows by now.
         self._drop_disconnected()
@@ -265,7 +278,8 @@ class Server:
                 del self._worlds[name]
 
     def _tick(self, now: float) -> None:
-        """Look for silent clients, and send signs of life."""
+        """Look for silent clients, and those that left while others kept the loop busy."""
+        self._drop_disconnected()
         # When this process stood still, its clients are not to blame for their silence.
         stood_still = now - self._last_tick > 4 * TICK
         self._last_tick = now
@@ -302,7 +316,7 @@ class Server:
         session.told = now
         for number, piece in enumerate(pieces):
             try:
-                self._router.send_multipart([identity, piece], zmq.NOBLOCK)
+                self._send_one(identity, piece)
             except zmq.Again:
                 session.put_back(pieces[number:])
                 self._lacks_room = True
@@ -312,9 +326,14 @@ class Server:
                 return False
         return True
 
+    def _send_one(self, identity: bytes, data: bytes) -> None:
+        """:raises zmq.ZMQError: there is no room (``zmq.Again``), or no such client any more."""
+        self._router.send(identity, NOBLOCK | SNDMORE)
+        self._router.send(data, NOBLOCK)
+
     def _hang_up(self, session: Session) -> None:
         with suppress(zmq.ZMQError):
-            self._router.send_multipart([self._identities[session], HANG_UP], zmq.NOBLOCK)
+            self._send_one(self._identities[session], HANG_UP)
         self._drop(session)
 
     # -- the end
