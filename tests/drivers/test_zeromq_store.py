@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -53,7 +54,8 @@ def payloads(path: Path, queue: str = "feed", virtual_host: str = "/") -> list[o
 
     def use(connection: BrokerConnection) -> None:
         with Consumer(connection, queue) as consumer:
-            found.extend(message.payload for message in consumer.iterqueue(auto_ack=True))
+            messages = iter(partial(consumer.fetch, auto_ack=True), None)
+            found.extend(message.payload for message in messages)
 
     serve(path, use, virtual_host)
     return found
@@ -257,9 +259,9 @@ def test_what_was_taken_without_acks_or_dropped_is_forgotten(path):
         publisher = Publisher(connection, routing_key="feed")
         publisher.send("to be fetched")
         assert consumer.fetch(no_ack=True) is not None
-        publisher.send("to be consumed")
-        consumer.wait(limit=1, timeout=10)
+        consumer.consume()
         publisher.send("at once, to the one who waits")
+        connection.drain_events(timeout=10)
         consumer.close()
         Consumer(connection, "short", queue_arguments={"x-max-length": 1})
         Publisher(connection, routing_key="short").send_many(range(10))
