@@ -132,6 +132,18 @@ BOUNDS = (
     Bound("publish, CPU, to the limit", "≤", 2.5, _publish, cpu("limit", "limit")),
     Bound("send_many, CPU, to the limit", "≤", 1.6, cpu("limit"), cpu("limit", "limit")),
     Bound(
+        "round trip, rate, ZeroMQ to RabbitMQ", "≥", 1.0,
+        rate("backends-roundtrip", "zeromq"), rate("backends-roundtrip", "amqp"),
+    ),
+    Bound(
+        "round trip, rate, ZeroMQ with a store to RabbitMQ", "≥", 1.0,
+        rate("backends-roundtrip", "zeromq-store"), rate("backends-roundtrip", "amqp"),
+    ),
+    Bound(
+        "round trip, transient, rate, ZeroMQ to RabbitMQ", "≥", 1.0,
+        rate("backends-latency", "zeromq"), rate("backends-latency", "amqp"),
+    ),
+    Bound(
         "in memory, publish + consume, CPU, to kombu", "≤", 0.20, _in_memory("carrot"),
         _in_memory("kombu"),
     ),

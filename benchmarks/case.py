@@ -24,6 +24,7 @@ class Case:
     :ivar messages: at most so many in one run of one peer.
     :ivar fill: messages are put into the queue before, for the worker to consume.
     :ivar broker: it needs RabbitMQ.
+    :ivar reference: the peer that the others are compared with.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Case:
     messages: int = 20_000
     fill: bool = False
     broker: bool = True
+    reference: str = "carrot"
     options: Mapping[str, Any] = field(default_factory=dict)
 
 

@@ -14,6 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from benchmarks import node
+from benchmarks.backends import BACKENDS
 from benchmarks.bodies import body
 from benchmarks.case import Case
 from benchmarks.job import Job, Result
@@ -100,8 +101,9 @@ class Runner:
 
 
 def takers(case: Case, peers: Sequence[str]) -> list[str]:
-    """Who does a case: of those asked for, and the limit with carrot."""
-    return [peer for peer in case.peers if peer in peers or peer == "limit"]
+    """Who does a case: of those asked for, and with carrot each of its backends, and the limit."""
+    with_carrot = {"limit", *(BACKENDS if "carrot" in peers else ())}
+    return [peer for peer in case.peers if peer in peers or peer in with_carrot]
 
 
 def _fill(wire: Wire, job: Job, messages: int) -> None:

@@ -39,7 +39,7 @@ class Progress:
             self._stream.flush()
 
 
-HEADINGS = ("", "CPU µs/msg", "× carrot", "msg/s", "× carrot", "messages", "")
+HEADINGS = ("", "CPU µs/msg", "× {}", "msg/s", "× {}", "messages", "")
 WIDTHS = (18, 12, 9, 10, 9, 9, 0)
 
 
@@ -47,12 +47,13 @@ def tables(cases: Sequence[Case], summaries: Summaries, peers: Sequence[str]) ->
     """The lines of a table for each case: who did it, who can't, and who is not here."""
     for case in cases:
         measured = summaries[case.name]
-        reference = measured.get("carrot", Summary())
+        reference = measured.get(case.reference, Summary())
         yield ""
         yield case.title
-        yield _line(HEADINGS)
+        yield _line(heading.format(case.reference) for heading in HEADINGS)
         # Where clients are compared, who can't do it is listed, too.
-        listed = [*PEERS, "limit"] if len(case.peers) > 2 else case.peers
+        clients = [*PEERS, "limit"]
+        listed = clients if len(case.peers) > 2 and set(case.peers) <= set(clients) else case.peers
         for peer in listed:
             if peer in measured:
                 yield _line(_row(peer, measured[peer], reference))

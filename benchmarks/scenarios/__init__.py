@@ -16,6 +16,7 @@ SCENARIOS = (
     "pipelined",
     "consume",
     "roundtrip",
+    "backends",
     "threads",
     "memory",
     "topic",

@@ -75,6 +75,8 @@ def _redirect(
     really_open = driver.Transport.open.__func__
 
     def open_there(cls: type, settings: ConnectionSettings) -> Any:
+        if cls is not driver.Transport:
+            return really_open(cls, settings)  # a driver that is made of this one: ZeroMQ's
         settings = replace(settings, ssl=False, login_method="PLAIN")
         opened.append(really_open(cls, replace(settings, **{"virtual_host": "/", **place})))
         return opened[-1]

@@ -221,8 +221,9 @@ class Link:
         self._waker.setblocking(False)
         self._woken.setblocking(False)
         self._fd, self._monitor_fd = int(sock.fd), int(monitor.fd)
+        self._woken_fd = self._woken.fileno()
         self._poll = select.poll()
-        for fd in (self._fd, self._monitor_fd, self._woken.fileno()):
+        for fd in (self._fd, self._monitor_fd, self._woken_fd):
             self._poll.register(fd, select.POLLIN)
         # A file descriptor tells nothing until its socket was found to be empty.
         self._look_at_monitor()
@@ -239,31 +240,26 @@ class Link:
         :param timeout: seconds; None waits as long as it takes.
         :raises OSError: the link is closed.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while True:
+        with self._lock:
+            self._check_open()
+            if self._has_arrived():
+                return True
+            self._is_waiting = True
+        ready: list[int] = []
+        try:
+            ready = [fd for fd, _ in self._poll.poll(None if timeout is None else 1000 * timeout)]
+        finally:
             with self._lock:
-                self._check_open()
-                if self._has_arrived():
-                    return True
-                self._is_waiting = True
-            left = None if deadline is None else max(0.0, 1000 * (deadline - time.monotonic()))
-            ready: list[int] = []
-            try:
-                ready = [fd for fd, _ in self._poll.poll(left)]
-            finally:
-                with self._lock:
-                    self._is_waiting = False
-                    if self._is_closed:
-                        self._free()
-            if not ready:
-                return False
-            if self._monitor_fd in ready:
-                self._look_at_monitor()
-            if self._woken.fileno() in ready:
-                with suppress(BlockingIOError):
-                    self._woken.recv(4096)
-                with self._lock:
-                    return not self._is_closed and self._has_arrived()
+                self._is_waiting = False
+                if self._is_closed:
+                    self._free()
+        if self._monitor_fd in ready:
+            self._look_at_monitor()
+        if self._woken_fd in ready:
+            with suppress(OSError):  # there is no more, or it was closed
+                self._woken.recv(4096)
+        # The news may be another one, and then there is nothing to read, and that is all right.
+        return self._fd in ready or self._is_gone
 
     def wake(self) -> None:
         """End :meth:`wait`, the running one or the next. Safe in a signal handler."""

@@ -101,9 +101,9 @@ class Server:
             raise
         # As cheap as can be, for it is a part of each round trip: a Poller of pyzmq's is slower.
         self._events = cast(Callable[[int], int], self._router.get)
-        self._monitor_fd = int(self._monitor.fd)
+        self._router_fd, self._monitor_fd = int(self._router.fd), int(self._monitor.fd)
         self._poll = select.poll()
-        for fd in (int(self._router.fd), self._monitor_fd, self._woken.fileno()):
+        for fd in (self._router_fd, self._monitor_fd, self._woken.fileno()):
             self._poll.register(fd, select.POLLIN)
         # A file descriptor tells nothing until its socket was found to be empty.
         self._drop_disconnected()
@@ -171,15 +171,9 @@ class Server:
 
     def _turn(self, patience: int) -> None:
         # The file descriptors tell of changes only: what is there already, the socket knows.
-        if not self._events(EVENTS) & POLLIN:
-            for fd, _ in self._poll.poll(patience):
-                if fd == self._monitor_fd:
-                    self._drop_disconnected()
-                elif fd == self._woken.fileno():
-                    with suppress(BlockingIOError):
-                        self._woken.recv(4096)
+        batch = BATCH if self._has_arrived() else self._wait(patience)
         now = time.monotonic()
-        self._take_in(now)
+        self._take_in(batch, now)
         for world in tuple(self._worlds.values()):
             if world.timers.pending:
                 with world.lock:
@@ -194,12 +188,35 @@ class Server:
             self._keeper.commit()
         self._send(now)
 
-    def _take_in(self, now: float) -> None:
+    def _has_arrived(self) -> bool:
+        return bool(self._events(EVENTS) & POLLIN)
+
+    def _wait(self, patience: int) -> int:
+        """Wait for news; returns how many messages to take in before anything is sent.
+
+        One, for who comes when nobody else does shall have its answer at once: even to look for
+        a second takes 3 µs.
+        """
+        batch = 0
+        for fd, _ in self._poll.poll(patience):
+            if fd == self._router_fd:
+                batch = 1
+            elif fd == self._monitor_fd:
+                self._drop_disconnected()
+            else:
+                with suppress(BlockingIOError):
+                    self._woken.recv(4096)
+        return batch
+
+    def _take_in(self, batch: int, now: float) -> None:
         router = self._router
-        for _ in range(BATCH):
-            if not self._events(EVENTS) & POLLIN:
+        for number in range(batch):
+            if number and not self._has_arrived():
                 return
-            identity = router.recv(NOBLOCK)
+            try:
+                identity = router.recv(NOBLOCK)
+            except zmq.Again:
+                return  # the news was another one
             session = self._sessions.get(identity)
             if session is None:
                 self._welcome(identity, now)

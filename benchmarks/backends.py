@@ -1,0 +1,58 @@
+"""carrot's own drivers, by name: what serves each of them, and at which URL."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from tempfile import TemporaryDirectory
+
+#: Takes the amqp URL of the run's RabbitMQ; the block has the URL of the driver's broker.
+Serve = Callable[[str], AbstractContextManager[str]]
+
+
+@contextmanager
+def _memory(amqp_url: str) -> Iterator[str]:
+    yield "memory://"
+
+
+@contextmanager
+def _amqp(amqp_url: str) -> Iterator[str]:
+    yield amqp_url
+
+
+@contextmanager
+def _pyamqplib(amqp_url: str) -> Iterator[str]:
+    yield amqp_url.replace("amqp://", "pyamqplib://", 1)
+
+
+@contextmanager
+def _zeromq(amqp_url: str, *options: str) -> Iterator[str]:
+    """A broker of its own, in another process, as people run it."""
+    command = [sys.executable, "-m", "carrot.backends.zeromq", "--bind", "tcp://127.0.0.1:*"]
+    command += options
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as broker:
+        try:
+            assert broker.stdout is not None
+            yield broker.stdout.readline().split()[1]
+        finally:
+            broker.terminate()
+
+
+@contextmanager
+def _zeromq_store(amqp_url: str) -> Iterator[str]:
+    """One that keeps what is persistent, and confirms when that is on the disk."""
+    with TemporaryDirectory() as folder, _zeromq(amqp_url, "--store", f"{folder}/store") as url:
+        yield url
+
+
+#: In the order of the tables. A driver joins by a line; its broker is started for each job, or is
+#: the one that serves the run.
+BACKENDS: dict[str, Serve] = {
+    "memory": _memory,
+    "amqp": _amqp,
+    "pyamqplib": _pyamqplib,
+    "zeromq": _zeromq,
+    "zeromq-store": _zeromq_store,
+}
