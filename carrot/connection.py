@@ -204,8 +204,11 @@ class BrokerConnection:
     @property
     def host(self) -> str:
         """``hostname:port``, or the hostname where there are no ports; several with commas."""
-        hosts = [(host.hostname, self._port_or_default(host.port)) for host in self.settings.hosts]
-        return ",".join(f"{name}" if port is None else f"{name}:{port}" for name, port in hosts)
+        hosts = [(host.host, self._port_or_default(host.port)) for host in self.settings.hosts]
+        return ",".join(
+            f"{name}" if port is None or name.startswith("/") else f"{name}:{port}"
+            for name, port in hosts
+        )
 
     def _port_or_default(self, port: int | str | None) -> int | None:
         if port:

@@ -25,6 +25,7 @@ from carrot.backends.amqp.framing import Decoder
 from carrot.backends.amqp.methods import decode_method, encode_method
 from carrot.backends.zeromq import Broker, protocol
 from carrot.backends.zeromq.session import PATIENCE, Session
+from carrot.backends.zeromq.world import World
 from carrot.connection import BrokerConnection
 from carrot.exceptions import (
     AccessRefused,
@@ -81,6 +82,7 @@ def test_program_goes_over_a_unix_socket(tmp_path):
         BrokerConnection(f"{broker.url}?virtual_host=app") as connection,
     ):
         assert connection.virtual_host == "app"
+        assert connection.host == f"{tmp_path}/broker.sock"
         consumer = Consumer(connection, "feed")
         Publisher(connection, routing_key="feed").send("x")
 
@@ -403,6 +405,20 @@ def test_slow_client_gets_no_more_than_it_can_take_and_then_the_rest(broker, uni
     assert received == [len(body)] * count
 
 
+def test_fault_of_the_brokers_ends_one_client_and_not_the_broker(
+    raw, connection, monkeypatch, caplog
+):
+    monkeypatch.setattr(World, "bind_queue", lambda *args: 1 // 0)
+    consumer = Consumer(connection, "feed")
+    raw.log_in()
+
+    raw.send(encode_method(commands.Queue.Bind, 1, queue="feed", exchange="amq.topic"))
+
+    assert raw.read_to_the_end()[-1] == "Connection.Close"
+    assert "ZeroDivisionError" in caplog.text
+    assert consumer.fetch() is None
+
+
 # -- heartbeats and silence, with a clock of the test's own
 
 
@@ -719,10 +735,13 @@ def test_closing_wakes_who_waits(broker):
 # -- what is there without pyzmq
 
 
-def test_carrot_imports_no_zeromq():
+def test_carrot_imports_no_zeromq_and_a_client_no_broker():
     program = (
         "import sys, carrot, carrot.backends\n"
-        "assert 'zmq' not in sys.modules and 'sqlite3' not in sys.modules\n"
+        "assert 'zmq' not in sys.modules\n"
+        "from carrot.backends import zeromq\n"
+        "assert 'sqlite3' not in sys.modules\n"
+        "zeromq.Broker\n"
     )
 
     subprocess.run([sys.executable, "-c", program], check=True, timeout=20)

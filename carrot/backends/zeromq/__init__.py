@@ -6,6 +6,8 @@ are those of AMQP 0-9-1, so the client is the amqp driver over another link.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 try:
     import zmq as _zmq  # noqa: F401  # asked for first, to say how to get it
 except ModuleNotFoundError as exc:
@@ -15,7 +17,18 @@ except ModuleNotFoundError as exc:
 
 from carrot.backends.base import BaseMessage as Message
 from carrot.backends.zeromq.backend import Backend
-from carrot.backends.zeromq.broker import Broker
 from carrot.backends.zeromq.transport import Transport
 
+if TYPE_CHECKING:
+    from carrot.backends.zeromq.broker import Broker
+
 __all__ = ["Backend", "Broker", "Message", "Transport"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "Broker":
+        # Only here: clients need nothing of a broker, nor its database.
+        from carrot.backends.zeromq.broker import Broker
+
+        return Broker
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

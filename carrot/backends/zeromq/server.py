@@ -6,6 +6,7 @@ sent, lets happen what is due, commits, and only then sends.
 
 from __future__ import annotations
 
+import logging
 import select
 import socket
 import time
@@ -44,7 +45,9 @@ ROOM_INTERVAL = 0.01
 LINGER = 1000
 
 #: AMQP's reply codes (AMQP 0-9-1, section 1.2).
-CONNECTION_FORCED, FRAME_ERROR, RESOURCE_ERROR = 320, 501, 506
+CONNECTION_FORCED, FRAME_ERROR, RESOURCE_ERROR, INTERNAL_ERROR = 320, 501, 506, 541
+
+_log = logging.getLogger(__name__)
 
 
 class _KnownClients:
@@ -244,6 +247,10 @@ class Server:
             session.refuse(FRAME_ERROR, f"FRAME_ERROR - {exc}")
         except CarrotError as exc:
             session.refuse(RESOURCE_ERROR, str(exc))
+        except Exception:
+            # A fault of the broker's own, and one client's work is not the end of all others'.
+            _log.exception("a client is dropped, for what it asked for met a fault of the broker")
+            session.refuse(INTERNAL_ERROR, "INTERNAL_ERROR - see the broker's log")
         if session.is_too_much:
             self._drop(session)
 
