@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import zmq.auth
 
 from carrot.backends.zeromq.broker import Broker
-from carrot.backends.zeromq.protocol import DEFAULT_PORT
+from carrot.backends.zeromq.protocol import DEFAULT_ADDRESS
 from carrot.exceptions import CarrotError, ConfigurationError
 
 
@@ -24,7 +24,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--bind", action="append", metavar="ADDRESS",
-        help=f"where to listen; may be given again (default: tcp://127.0.0.1:{DEFAULT_PORT}, which "
+        help=f"where to listen; may be given again (default: {DEFAULT_ADDRESS}, which "
         "only this machine reaches)",
     )  # fmt: skip
     parser.add_argument(
@@ -83,7 +83,7 @@ def main(given: Sequence[str] | None = None) -> int:
     options = arguments(given)
     try:
         broker = Broker(
-            options.bind or f"tcp://127.0.0.1:{DEFAULT_PORT}",
+            options.bind or DEFAULT_ADDRESS,
             store=options.store,
             curve_secret_key=options.curve_secret_key_file
             and secret_key(options.curve_secret_key_file),

@@ -11,7 +11,7 @@ import zmq
 
 from carrot import threads
 from carrot.backends.zeromq.keeper import Keeper
-from carrot.backends.zeromq.protocol import DEFAULT_PORT
+from carrot.backends.zeromq.protocol import DEFAULT_ADDRESS
 from carrot.backends.zeromq.server import Server
 from carrot.backends.zeromq.store import Store
 from carrot.exceptions import ConfigurationError
@@ -43,7 +43,7 @@ class Broker:
 
     def __init__(
         self,
-        bind: str | Sequence[str] = f"tcp://127.0.0.1:{DEFAULT_PORT}",
+        bind: str | Sequence[str] = DEFAULT_ADDRESS,
         *,
         store: str | Path | None = None,
         curve_secret_key: str | None = None,

@@ -13,6 +13,8 @@ EVENTS, NOBLOCK, SNDMORE = int(zmq.EVENTS), int(zmq.NOBLOCK), int(zmq.SNDMORE)
 POLLIN, RCVMORE = int(zmq.POLLIN), int(zmq.RCVMORE)
 
 DEFAULT_PORT = 5555
+#: Where a broker listens when nobody says where: only this machine's programs reach it.
+DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 HANG_UP = b""
 
