@@ -21,7 +21,7 @@ import zmq.auth
 from pamqp import commands
 
 from carrot.backends import get_backend_cls, zeromq
-from carrot.backends.amqp.framing import Decoder
+from carrot.backends.amqp.framing import Decoder, PublishEncoder
 from carrot.backends.amqp.methods import decode_method, encode_method
 from carrot.backends.zeromq import Broker, protocol
 from carrot.backends.zeromq.session import PATIENCE, Session
@@ -228,6 +228,23 @@ def test_messages_of_a_client_that_is_killed_go_to_another_at_once(broker, uniqu
     assert [(message.payload, message.redelivered) for message in messages] == [
         (0, True), (1, True), (2, True),
     ]  # fmt: skip
+
+
+def test_what_was_sent_before_a_connection_broke_is_taken(broker, connection):
+    consumer = Consumer(connection, "feed")
+    backend = connection.create_backend()
+    raw = Raw(broker)
+    raw.log_in()
+    encoder = PublishEncoder(1, protocol.FRAME_MAX)
+    for number in range(1000):
+        raw.send(encoder.encode("", "feed", False, bytes(2), str(number).encode()))
+
+    raw.socket.close(linger=10_000)
+    raw.context.term()
+
+    eventually(lambda: backend.queue_declare("feed", True, False, False).message_count == 1000)
+    bodies = [consumer.fetch().body for _ in range(3)]
+    assert bodies == [b"0", b"1", b"2"]
 
 
 def test_exclusive_queue_goes_with_its_connection(broker, connection):

@@ -32,6 +32,9 @@ LINGER = 1000
 #: long before that the connection is gone. With -1, ZeroMQ drops what is not read yet.
 NEVER = 24 * 60 * 60 * 1000
 
+#: Three for each connection; ZeroMQ's default is 1023.
+MAX_SOCKETS = 30_000
+
 _EVENTS = (
     zmq.EVENT_CLOSED
     | zmq.EVENT_DISCONNECTED
@@ -59,6 +62,7 @@ class _Contexts:
         with self._lock:
             if self._current is None:
                 self._current = zmq.Context()
+                self._current.max_sockets = MAX_SOCKETS
             return self._current
 
     def after_fork_in_child(self) -> None:
@@ -116,9 +120,9 @@ def _connect(
     settings: ConnectionSettings,
     deadline: float | None,
 ) -> Link:
-    sock = _contexts.get().socket(zmq.DEALER)
-    monitor = None
+    sock = monitor = None
     try:
+        sock = _contexts.get().socket(zmq.DEALER)
         sock.linger = LINGER
         sock.reconnect_ivl = NEVER
         sock.sndhwm = sock.rcvhwm = HIGH_WATER_MARK
@@ -131,8 +135,9 @@ def _connect(
             raise _why_not(family, address, deadline)
         return Link(sock, monitor, settings.operation_timeout)
     except BaseException as exc:
-        sock.disable_monitor()
-        sock.close(linger=0)
+        if sock is not None:
+            sock.disable_monitor()
+            sock.close(linger=0)
         if monitor is not None:
             monitor.close(linger=0)
         if isinstance(exc, zmq.ZMQError):

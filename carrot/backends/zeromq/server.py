@@ -39,6 +39,8 @@ from carrot.exceptions import CarrotError, ConnectionFailed
 BATCH = 256
 #: Seconds between two looks for silent clients.
 TICK = 0.25
+#: Seconds for reading what was sent by a client that is gone, while others are busy.
+FAREWELL = 1.0
 #: Seconds until a full socket is tried again.
 ROOM_INTERVAL = 0.01
 #: Milliseconds that the goodbye may take.
@@ -86,6 +88,8 @@ class Server:
         self._identities: dict[Session, bytes] = {}
         # The system's number of each client's connection, and whose it is.
         self._numbers: dict[int, bytes] = {}
+        # Those whose connection is gone, and since when: what they sent before is still read.
+        self._leaving: dict[Session, float] = {}
         self._with_output: dict[Session, None] = {}
         self._is_stopping = self._lacks_room = False
         self._last_tick = time.monotonic()
@@ -109,7 +113,7 @@ class Server:
         for fd in (self._router_fd, self._monitor_fd, self._woken.fileno()):
             self._poll.register(fd, select.POLLIN)
         # A file descriptor tells nothing until its socket was found to be empty.
-        self._drop_disconnected()
+        self._note_disconnected()
 
     def _configure(self, secret_key: bytes | None, known_clients: Collection[bytes] | None) -> None:
         router = self._router
@@ -177,6 +181,8 @@ class Server:
         batch = BATCH if self._has_arrived() else self._wait(patience)
         now = time.monotonic()
         self._take_in(batch, now)
+        if self._leaving:
+            self._drop_leaving(now)
         for world in tuple(self._worlds.values()):
             if world.timers.pending:
                 with world.lock:
@@ -205,7 +211,7 @@ class Server:
             if fd == self._router_fd:
                 batch = 1
             elif fd == self._monitor_fd:
-                self._drop_disconnected()
+                self._note_disconnected()
             else:
                 with suppress(BlockingIOError):
                     self._woken.recv(4096)
@@ -264,7 +270,7 @@ class Server:
                 self._send_one(identity, HANG_UP)
             return
         # A number may have been another client's, of whose end the monitor knows by now.
-        self._drop_disconnected()
+        self._note_disconnected()
         number = frame.get(zmq.SRCFD)
         assert isinstance(number, int)
         self._numbers[number] = identity
@@ -282,11 +288,18 @@ class Server:
             world = self._worlds[virtual_host] = World(virtual_host, self._keeper)
         return world
 
-    def _drop_disconnected(self) -> None:
-        """Drop the sessions of the connections that are gone."""
+    def _note_disconnected(self) -> None:
+        """Take note of the connections that are gone."""
         while self._monitor.poll(0):
             identity = self._numbers.pop(recv_monitor_message(self._monitor)["value"], None)
             if identity is not None and (session := self._sessions.get(identity)) is not None:
+                self._leaving[session] = time.monotonic()
+
+    def _drop_leaving(self, now: float) -> None:
+        """Drop those whose connection is gone, when all that came is read, or after a while."""
+        nothing_is_left = not self._has_arrived()
+        for session, since in tuple(self._leaving.items()):
+            if nothing_is_left or now - since > FAREWELL:
                 self._drop(session)
 
     def _drop(self, session: Session) -> None:
@@ -296,6 +309,7 @@ class Server:
         if identity is not None:
             del self._sessions[identity]
         self._with_output.pop(session, None)
+        self._leaving.pop(session, None)
         self._numbers = {n: i for n, i in self._numbers.items() if i != identity}
         for name, world in tuple(self._worlds.items()):
             if world.is_empty:
@@ -303,7 +317,7 @@ class Server:
 
     def _tick(self, now: float) -> None:
         """Look for silent clients, and those that left while others kept the loop busy."""
-        self._drop_disconnected()
+        self._note_disconnected()
         # When this process stood still, its clients are not to blame for their silence.
         stood_still = now - self._last_tick > 4 * TICK
         self._last_tick = now
