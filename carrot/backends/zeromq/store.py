@@ -30,6 +30,8 @@ LAYOUT = 1
 LATE = 0.2
 #: And how many of them.
 MANY = 5000
+#: Seconds to wait for another broker, which may be about to end.
+PATIENCE = 1.0
 
 _TABLES = """
 CREATE TABLE exchanges (vhost, name, type, auto_delete, arguments, PRIMARY KEY (vhost, name));
@@ -68,7 +70,9 @@ class Store(Keeper):
         self._messages: dict[Queue, dict[QueuedMessage, int]] = {}
         self._is_reading = False
         with self._translating():
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(
+                path, timeout=PATIENCE, isolation_level=None, check_same_thread=False
+            )
             try:
                 self._prepare()
             except BaseException:
