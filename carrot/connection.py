@@ -308,6 +308,11 @@ class BrokerConnection:
     def _open(self, deadline: float | None) -> BaseTransport:
         """A connection to the first host that lets us in."""
         transport_cls = self.get_backend_cls().transport_cls
+        if self.curve_server_key is not None and not transport_cls.has_curve:
+            raise ConfigurationError(
+                "curve_server_key is for ZeroMQ, and this driver would not encrypt: use ssl=, or a "
+                "zeromq URL"
+            )
         failures: list[ConnectionFailed] = []
         for settings in self.settings.to_try:
             if deadline is not None:

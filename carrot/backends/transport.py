@@ -27,10 +27,12 @@ class BaseTransport(ABC):
 
     :cvar default_port: the port when the settings name none; None where there are no ports.
     :cvar default_tls_port: the same with TLS.
+    :cvar has_curve: it encrypts with CURVE keys.
     """
 
     default_port: ClassVar[int | None] = None
     default_tls_port: ClassVar[int | None] = None
+    has_curve: ClassVar[bool] = False
 
     def __init__(self) -> None:
         # In the order of their turns; the lock guards it.

@@ -616,6 +616,12 @@ def test_broker_refuses_what_is_no_key_and_doesnt_show_it():
     assert "secret" not in str(caught.value).replace("curve_secret_key", "")
 
 
+@pytest.mark.parametrize("url", ["amqp://localhost", "memory://"])
+def test_driver_without_curve_says_so_and_sends_nothing_in_clear(url):
+    with pytest.raises(ConfigurationError, match="this driver would not encrypt"):
+        BrokerConnection(url, curve_server_key=BROKER_PUBLIC).connect()
+
+
 def test_clients_keys_need_the_brokers():
     with pytest.raises(ConfigurationError, match="needs curve_secret_key"):
         Broker(ANYWHERE, curve_clients=[CLIENT_PUBLIC])

@@ -17,6 +17,7 @@ class Transport(AmqpTransport):
 
     default_port: ClassVar[int | None] = DEFAULT_PORT
     default_tls_port: ClassVar[int | None] = DEFAULT_PORT
+    has_curve: ClassVar[bool] = True
 
     @classmethod
     def _place(cls, settings: ConnectionSettings) -> str:
