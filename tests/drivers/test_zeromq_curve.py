@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import zmq
 import zmq.auth
 
 from carrot.backends.zeromq import Broker
+from carrot.backends.zeromq.__main__ import main, public_keys, secret_key
 from carrot.connection import BrokerConnection
 from carrot.exceptions import (
     AccessRefused,
@@ -25,19 +25,12 @@ from carrot.messaging import Consumer, Publisher
 from tests.brokers import ZeroMQ
 
 ANYWHERE = "tcp://127.0.0.1:*"
-LATE = 1.0  # seconds that a deadline may be overrun
 
 
 @pytest.fixture
 def broker() -> Iterator[Broker]:
     with Broker(ANYWHERE) as broker:
         yield broker
-
-
-@pytest.fixture
-def connection(broker: Broker) -> Iterator[BrokerConnection]:
-    with BrokerConnection(broker.url) as connection:
-        yield connection
 
 
 # -- CURVE
@@ -186,26 +179,44 @@ def test_command_ends_well_at_a_signal(number):
         (["--bound"], 2, "unrecognized arguments"),
     ],
 )
-def test_command_says_what_it_cant_do(options, status, words):
-    done = subprocess.run(
-        [sys.executable, "-m", "carrot.backends.zeromq", *options],
-        capture_output=True, text=True, timeout=20, check=False,
-    )  # fmt: skip
+def test_command_says_what_it_cant_do(options, status, words, capsys):
+    try:
+        ended: object = main(options)
+    except SystemExit as exc:
+        ended = exc.code
 
-    assert done.returncode == status
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
+    assert ended == status
+    assert words in capsys.readouterr().err
 
 
-def test_command_warns_when_everybody_may_come_in():
-    broker = ZeroMQ(bind="tcp://0.0.0.0:*")
-    process = subprocess.Popen(
-        broker.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-    process.terminate()
+@pytest.mark.parametrize(
+    ("address", "warns"),
+    [
+        ("tcp://0.0.0.0:*", True),
+        ("tcp://[::]:*", True),
+        (ANYWHERE, False),
+        ("tcp://[::1]:*", False),
+        ("ipc://broker.sock", False),
+    ],
+)
+def test_command_warns_when_everybody_may_come_in(address, warns, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("signal.signal", lambda number, handler: None)
+    # It ends as soon as it has begun.
+    serve = Broker.serve
+    monkeypatch.setattr(Broker, "serve", lambda broker: (broker.stop(), serve(broker)))
 
-    _, warned = process.communicate(timeout=10)
+    assert main(["--bind", address, "--store", "store"]) == 0
 
-    assert "anybody who reaches" in warned
+    said = capsys.readouterr()
+    assert said.out.startswith("ready: zeromq+")
+    assert ("anybody who reaches" in said.err) is warns
+
+
+def test_certificate_without_a_secret_key_is_refused(tmp_path):
+    public_file, _ = zmq.auth.create_certificates(tmp_path, "broker")
+
+    with pytest.raises(ConfigurationError, match="has no secret key"):
+        secret_key(Path(public_file))
+    with pytest.raises(ConfigurationError, match="can't be read"):
+        public_keys(tmp_path / "none")
