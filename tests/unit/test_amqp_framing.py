@@ -344,7 +344,7 @@ def test_arbitrary_bytes_are_events_or_one_clear_error(pieces: list[bytes]) -> N
                 everything_of(event)
 
 
-@settings(max_examples=500)
+@settings(max_examples=500, deadline=None)
 @given(st.lists(frames, max_size=10), st.binary(max_size=3))
 def test_arbitrary_frames_are_events_or_one_clear_error(pieces: list[bytes], rest: bytes) -> None:
     decoder = Decoder(FRAME_MAX)

@@ -20,7 +20,14 @@ import zmq
 from zmq.utils.monitor import recv_monitor_message
 
 from carrot.backends.zeromq.errors import CurveRefused, Refused
-from carrot.backends.zeromq.protocol import EVENTS, HIGH_WATER_MARK, NOBLOCK, PIECE, POLLIN
+from carrot.backends.zeromq.protocol import (
+    EVENTS,
+    HIGH_WATER_MARK,
+    NOBLOCK,
+    PIECE,
+    POLLIN,
+    notice_dead_peers,
+)
 from carrot.settings import ConnectionSettings
 
 #: Seconds that a full socket is waited for at a time; another thread may see that there is room.
@@ -126,6 +133,7 @@ def _connect(
         sock.linger = LINGER
         sock.reconnect_ivl = NEVER
         sock.sndhwm = sock.rcvhwm = HIGH_WATER_MARK
+        notice_dead_peers(sock)
         sock.ipv6 = family == socket.AF_INET6
         if settings.curve_server_key is not None:
             _use_curve(sock, settings)

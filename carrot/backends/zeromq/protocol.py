@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import zmq
 
+from carrot.backends.amqp.link import IDLE, PROBE_INTERVAL, PROBES
+
 # Plain numbers: pyzmq's own are enums, which cost a microsecond each time.
 EVENTS, NOBLOCK, SNDMORE = int(zmq.EVENTS), int(zmq.NOBLOCK), int(zmq.SNDMORE)
 POLLIN, RCVMORE = int(zmq.POLLIN), int(zmq.RCVMORE)
@@ -30,3 +32,11 @@ MESSAGE_MAX = 128 * 1024 * 1024
 CHANNEL_MAX = 2047
 #: Seconds between signs of life that the broker asks for; a client may ask for less.
 HEARTBEAT = 10
+
+
+def notice_dead_peers(sock: zmq.Socket[bytes]) -> None:
+    """Let the system probe idle connections, as the amqp driver's, for those without heartbeats."""
+    sock.tcp_keepalive = 1
+    sock.tcp_keepalive_idle = IDLE
+    sock.tcp_keepalive_intvl = PROBE_INTERVAL
+    sock.tcp_keepalive_cnt = PROBES

@@ -30,6 +30,7 @@ from carrot.backends.zeromq.protocol import (
     PROTOCOL_HEADER,
     RCVMORE,
     SNDMORE,
+    notice_dead_peers,
 )
 from carrot.backends.zeromq.session import Session
 from carrot.backends.zeromq.world import World
@@ -121,6 +122,7 @@ class Server:
         router.router_mandatory = True  # a client that is gone is an error, and not ignored
         router.sndhwm = router.rcvhwm = HIGH_WATER_MARK
         router.maxmsgsize = PIECE
+        notice_dead_peers(router)
         if secret_key is not None:
             router.curve_server = True
             router.curve_secretkey = secret_key
