@@ -28,6 +28,7 @@ from carrot.backends.zeromq.protocol import (
     POLLIN,
     notice_dead_peers,
 )
+from carrot.deadline import within
 from carrot.settings import ConnectionSettings
 
 #: Seconds that a full socket is waited for at a time; another thread may see that there is room.
@@ -331,7 +332,8 @@ class Link:
 
     def _write_on(self, rest: bytes) -> None:
         """Send the *rest* of what the peer is slow to take."""
-        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        patience = within(self._timeout)
+        deadline = None if patience is None else time.monotonic() + patience
         room = select.poll()
         room.register(self._fd, select.POLLIN)  # which is ready for writing, too
         while rest := self.write_if_room(rest):
