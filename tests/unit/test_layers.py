@@ -22,15 +22,22 @@ LAYERS = (
     ("carrot.message", "carrot.settings"),
     (
         "carrot.backends.confirms",
+        "carrot.backends.link",
         "carrot.backends.loop",
+        "carrot.backends.timer",
         "carrot.backends.topology",
         "carrot.backends.transport",
         "carrot.backends.turns",
     ),
-    ("carrot.backends.lifecycle",),
+    ("carrot.backends.lifecycle", "carrot.backends.stream"),
     ("carrot.backends.consuming",),
     ("carrot.backends.base",),
-    ("carrot.backends.amqp", "carrot.backends.memory", "carrot.backends.pyamqplib"),
+    (
+        "carrot.backends.amqp",
+        "carrot.backends.memory",
+        "carrot.backends.pyamqplib",
+        "carrot.backends.pystomp",
+    ),
     ("carrot.backends.queue",),
     ("carrot.backends",),
     ("carrot.connection",),
@@ -56,6 +63,7 @@ DRIVERS = (
     "carrot.backends.amqp",
     "carrot.backends.memory",
     "carrot.backends.pyamqplib",
+    "carrot.backends.pystomp",
     "carrot.backends.queue",
 )
 
@@ -162,8 +170,8 @@ def test_the_table_of_backends_imports_no_driver() -> None:
         ("carrot.message", "from carrot import Publisher"),
         ("carrot.backends.memory.broker", "from carrot.backends import get_backend_cls"),
         ("carrot.backends.memory.broker", "from ..pyamqplib import Backend"),
-        ("carrot.backends.turns", "from carrot.backends.amqp.link import Link"),
-        ("carrot.backends.amqp.link", "from carrot.backends import get_backend_cls"),
+        ("carrot.backends.turns", "from carrot.backends.amqp.channel import Channel"),
+        ("carrot.backends.link", "from carrot.backends import get_backend_cls"),
         ("carrot.connection", "def f():\n    from carrot.messaging import Publisher"),
     ],
 )
