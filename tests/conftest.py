@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.brokers import RabbitMQ
+from tests.brokers import ActiveMQ, RabbitMQ
 from tests.brokers.rabbitmq import version_at
 from tests.brokers.tls import TlsBroker, running_tls_broker
 
@@ -82,6 +82,33 @@ def amqp_url(request: pytest.FixtureRequest) -> str:
     if request.getfixturevalue("_given_broker") is None:
         unavailable("the broker that CARROT_TEST_AMQP_URL names does not answer")
     return GIVEN_URL
+
+
+@pytest.fixture(scope="session")
+def _private_activemq() -> Iterator[ActiveMQ]:
+    """The broker of this run, from the first test that needs it to the end."""
+    with ActiveMQ() as broker:
+        _brokers.append(f"ActiveMQ {broker.version}, a private broker on port {broker.port}")
+        yield broker
+
+
+@pytest.fixture
+def activemq(request: pytest.FixtureRequest) -> ActiveMQ:
+    """A private ActiveMQ, which the test may control. It must leave it running."""
+    if reason := ActiveMQ.missing():
+        if (line := f"no ActiveMQ: {reason}") not in _brokers:
+            _brokers.append(line)
+        unavailable(reason)
+    broker: ActiveMQ = request.getfixturevalue("_private_activemq")
+    if not broker.is_running:
+        broker.start()
+    return broker
+
+
+@pytest.fixture
+def stomp_url(activemq: ActiveMQ) -> str:
+    """The URL of a private ActiveMQ."""
+    return activemq.url
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ DEFAULT_BACKEND = "amqp"
 _AMQP = "carrot.backends.amqp.Backend"
 _PYAMQPLIB = "carrot.backends.pyamqplib.Backend"
 _MEMORY = "carrot.backends.memory.Backend"
+_STOMP = "carrot.backends.pystomp.Backend"
 
 #: Names, which are URL schemes too, to the classes they stand for.
 BACKEND_ALIASES = {
@@ -30,10 +31,13 @@ BACKEND_ALIASES = {
     "mem": _MEMORY,
     "pyqueue": _MEMORY,
     "queue": _MEMORY,
+    "stomp": _STOMP,
+    "stomps": _STOMP,
+    "activemq": _STOMP,
 }
 
 # Libraries that drivers need, to the pip command that brings them.
-_PIP = {"amqp": "pip install amqp"}
+_PIP = {"amqp": "pip install amqp", "stomp": "pip install 'carrot[stomp]'"}
 
 
 def get_backend_cls(backend: str | type[BaseBackend] | None = None) -> type[BaseBackend]:

@@ -1,0 +1,155 @@
+"""What this process has declared at a broker, which itself keeps no such thing.
+
+ActiveMQ makes a queue when it is first used, and knows no exchanges. So exchange types, the flags
+of queues and which bindings a queue has are known here, and in other processes only when they
+declare the same.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from carrot.backends.pystomp import names
+from carrot.backends.pystomp.errors import not_found
+from carrot.exceptions import ChannelError, NotSupported
+
+#: AMQP's exchanges that are there without being declared (AMQP 0-9-1, section 3.1.3).
+_STANDARD = {"amq.direct": "direct", "amq.fanout": "fanout", "amq.topic": "topic"}
+
+
+class Exchange(NamedTuple):
+    """What an exchange was declared as."""
+
+    type: str
+    durable: bool
+
+
+class Binding(NamedTuple):
+    """Which messages of an exchange a queue gets."""
+
+    exchange: str
+    pattern: tuple[str, ...]
+
+
+@dataclass
+class Queue:
+    """What a queue was declared as, its bindings, and who consumes from it in this process."""
+
+    name: str
+    durable: bool
+    bindings: set[Binding] = field(default_factory=set)
+
+    @property
+    def destinations(self) -> list[str]:
+        """The queues that it is at the broker: itself, and one for each binding.
+
+        (As one composite destination ActiveMQ would not deliver what virtual topics bring.)
+        """
+        bound = [self.bound_to(binding) for binding in sorted(self.bindings)]
+        return [*bound, names.queue_destination(self.name)]
+
+    def bound_to(self, binding: Binding) -> str:
+        """The queue at the broker that keeps what a binding is for."""
+        return names.binding_destination(self.name, binding.exchange, binding.pattern)
+
+
+class Declared:
+    """The exchanges and queues of one broker; the lock guards them."""
+
+    def __init__(self, virtual_host: str) -> None:
+        self.lock = threading.RLock()
+        #: Backends that may consume, and want to hear of new bindings.
+        self.backends: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._virtual_host = virtual_host
+        self._exchanges = {name: Exchange(type, True) for name, type in _STANDARD.items()}
+        self._queues: dict[str, Queue] = {}
+
+    def exchange(self, name: str) -> Exchange:
+        """What an exchange was declared as.
+
+        :raises NotFound: nobody has, in this process.
+        """
+        try:
+            return self._exchanges[name]
+        except KeyError:
+            raise not_found("exchange", name, self._virtual_host) from None
+
+    def queue(self, name: str) -> Queue:
+        """What a queue was declared as.
+
+        :raises NotFound: nobody has, in this process.
+        """
+        try:
+            return self._queues[name]
+        except KeyError:
+            raise not_found("queue", name, self._virtual_host) from None
+
+    def declare_exchange(self, name: str, exchange: Exchange) -> None:
+        """Remember an exchange.
+
+        :raises PreconditionFailed: it was declared differently.
+        """
+        with self.lock:
+            known = self._exchanges.setdefault(name, exchange)
+        self._check_same("exchange", name, exchange._asdict(), known._asdict())
+
+    def declare_queue(self, name: str, durable: bool) -> Queue:
+        """Remember a queue.
+
+        :raises PreconditionFailed: it was declared differently.
+        """
+        with self.lock:
+            known = self._queues.setdefault(name, Queue(name, durable))
+        self._check_same("queue", name, {"durable": durable}, {"durable": known.durable})
+        return known
+
+    def bind(self, queue: Queue, binding: Binding) -> bool:
+        """Remember a binding; False: it was known.
+
+        :raises NotSupported: the queue has one that takes some of the same messages.
+        """
+        with self.lock:
+            if binding in queue.bindings:
+                return False
+            for other in queue.bindings:
+                if other.exchange == binding.exchange and names.overlap(
+                    other.pattern, binding.pattern
+                ):
+                    raise NotSupported(
+                        "the pystomp driver has no overlapping_bindings: queue "
+                        f"{queue.name!r} is bound to exchange {binding.exchange!r} with "
+                        f"{'.'.join(other.pattern)!r} already, and what "
+                        f"{'.'.join(binding.pattern)!r} takes as well would come twice (in "
+                        "ActiveMQ's way of writing: '>' is AMQP's '#')"
+                    )
+            queue.bindings.add(binding)
+            return True
+
+    def _check_same(
+        self, kind: str, name: str, received: Mapping[str, Any], current: Mapping[str, Any]
+    ) -> None:
+        for option, value in received.items():
+            if value != current[option]:
+                raise ChannelError.from_reply(
+                    406,
+                    f"PRECONDITION_FAILED - inequivalent arg '{option}' for {kind} '{name}' in "
+                    f"vhost '{self._virtual_host}': received {_quoted(value)} but current is "
+                    f"{_quoted(current[option])}",
+                )
+
+
+def _quoted(value: object) -> str:
+    return f"'{str(value).lower()}'"
+
+
+_brokers: dict[tuple[str, int | None, str], Declared] = {}
+
+
+def declared_at(host: str, port: int | None, virtual_host: str) -> Declared:
+    """What this process has declared there."""
+    key = (host, port, virtual_host)
+    return _brokers.get(key) or _brokers.setdefault(key, Declared(virtual_host))
