@@ -21,9 +21,15 @@ IN_CI = os.environ.get("CI", "").lower() in ("true", "1", "yes")
 # backend of the conformance suite.
 _brokers: list[str] = []
 _passed: Counter[str] = Counter()
+# What a driver can't do, by the words of its skipped tests, and how many they were.
+_lacking: Counter[str] = Counter()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if " has no " in reason and ":" not in reason:
+            _lacking[reason] += 1
     if report.when == "call" and report.passed:
         for name, value in report.user_properties:
             if name == "backend":
@@ -36,6 +42,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if _passed:
         counts = ", ".join(f"{number} on {name}" for name, number in sorted(_passed.items()))
         terminalreporter.write_line(f"the tests that every backend must pass: {counts}")
+    for reason, number in sorted(_lacking.items()):
+        terminalreporter.write_line(f"{reason}: {number} tests skipped")
 
 
 def unavailable(reason: str) -> None:

@@ -171,6 +171,8 @@ class Backend(BaseBackend):
         declared = self._declared
         bound = declared.queue(entity_name("queue", queue))
         _check_not_default(exchange)
+        if exchange in ("amq.headers", "amq.match"):
+            self.require("headers_exchange", f"bind {queue!r} to an exchange of another type")
         source = declared.exchange(entity_name("exchange", exchange))
         binding = Binding(exchange, names.pattern(source.type, key))
         is_new = declared.bind(bound, binding)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -63,7 +65,7 @@ class Listener(Protocol):
 class Source:
     """A subscription at the broker.
 
-    :ivar consumer_tag: whose it is; None: it is there for single messages, and ends with them.
+    :ivar consumer: whose it is; None: it is there for single messages, and ends with them.
     :ivar wanted: the broker's ids of messages that it is to hold, to their delivery tags.
     :ivar arrived: what came for those who wait for it.
     :ivar is_browsed: a browser has seen all there is.
@@ -72,14 +74,29 @@ class Source:
     id: str
     queue: str
     destination: str
-    consumer_tag: str | None = None
-    no_ack: bool = False
+    consumer: Consumer | None = None
     wanted: dict[str, int] = field(default_factory=dict)
     arrived: list[Frame] = field(default_factory=list)
     is_browsed: bool = False
 
     def has_seen_all(self) -> bool:
         return self.is_browsed
+
+
+@dataclass(slots=True, eq=False)
+class Consumer:
+    """A consumer of a queue, which is several at the broker: the limit is for them together.
+
+    :ivar limit: how many unsettled messages it may have in hand; 0: any number.
+    :ivar waiting: what the broker has sent ahead of that.
+    """
+
+    tag: str
+    no_ack: bool
+    limit: int
+    sources: list[Source] = field(default_factory=list)
+    in_hand: int = 0
+    waiting: deque[tuple[int, Frame]] = field(default_factory=deque)
 
 
 class Unsettled(NamedTuple):
@@ -107,6 +124,9 @@ class Channel:
         self._line = line
         self._listener: weakref.ref[Listener] | None = None
         self._sources: dict[str, Source] = {}
+        self._consumers: dict[str, Consumer] = {}
+        # Guards what consumers have in hand, and wait for.
+        self._handing = threading.Lock()
         self._numbers = itertools.count(1)
         self._tags = itertools.count(1)
 
@@ -129,18 +149,41 @@ class Channel:
         source = self._sources.get(subscription)
         if source is None:
             return  # it has ended, and the broker takes the message back
-        if source.consumer_tag is None:
+        consumer = source.consumer
+        if consumer is None:
             self._on_single(source, frame)
             return
         tag = next(self._tags)
-        if not source.no_ack:
-            self.unsettled[tag] = Unsettled(source, _ack_of(frame), frame)
-            if mapping.MARK_LINE in frame.head:
-                self._settle(tag, b"ACK")  # of a process that ended before it could take it
+        if consumer.no_ack:
+            self._deliver(tag, frame, consumer)
+            return
+        self.unsettled[tag] = Unsettled(source, _ack_of(frame), frame)
+        if mapping.MARK_LINE in frame.head:
+            # Of a process that ended before it could take it.
+            self._settle(tag, b"ACK", is_in_hand=False)
+            return
+        with self._handing:
+            if consumer.limit and consumer.in_hand >= consumer.limit:
+                consumer.waiting.append((tag, frame))
                 return
+            consumer.in_hand += 1
+        self._deliver(tag, frame, consumer)
+
+    def _deliver(self, tag: int, frame: Frame, consumer: Consumer) -> None:
         listener = None if self._listener is None else self._listener()
         if listener is not None:
-            listener.on_delivery(tag, frame, source.consumer_tag)
+            listener.on_delivery(tag, frame, consumer.tag)
+
+    def _hand_on(self, consumer: Consumer | None) -> None:
+        """A message of the consumer's is settled: it may have another."""
+        if consumer is None:
+            return
+        with self._handing:
+            if not consumer.waiting:
+                consumer.in_hand -= 1
+                return
+            tag, frame = consumer.waiting.popleft()
+        self._deliver(tag, frame, consumer)
 
     def _on_single(self, source: Source, frame: Frame) -> None:
         if frame.header(b"\nbrowser:") == "end":
@@ -214,12 +257,14 @@ class Channel:
     def subscribe(
         self, queue: str, destinations: Sequence[str], consumer_tag: str, no_ack: bool
     ) -> None:
-        """Start a consumer of all these queues of the broker; it delivers to the listener."""
-        prefetch = UNLIMITED if no_ack else self.prefetch_count or UNLIMITED
+        """Start a consumer of all these queues of the broker, or add them to the one it is."""
+        consumer = self._consumers.setdefault(
+            consumer_tag, Consumer(consumer_tag, no_ack, 0 if no_ack else self.prefetch_count)
+        )
         sources = [
-            self._new_source(queue, destination, consumer_tag=consumer_tag, no_ack=no_ack)
-            for destination in destinations
+            self._new_source(queue, destination, consumer=consumer) for destination in destinations
         ]
+        prefetch = consumer.limit or UNLIMITED
         *frames, _ = [self._subscribe_frame(source, prefetch) for source in sources]
         try:
             self._call("SUBSCRIBE", _subscription(sources[-1], prefetch), frames)
@@ -227,6 +272,7 @@ class Channel:
             for source in sources:
                 self._sources.pop(source.id, None)
             raise
+        consumer.sources += sources
 
     def unsubscribe(self, consumer_tag: str, unseen: Collection[int]) -> None:
         """End a consumer.
@@ -236,24 +282,31 @@ class Channel:
 
         :param unseen: the tags of those that nobody has seen.
         """
-        ending = [one for one in self._sources.values() if one.consumer_tag == consumer_tag]
-        mine = [tag for tag, one in self.unsettled.items() if one.source in ending]
+        consumer = self._consumers.pop(consumer_tag, None)
+        if consumer is None:
+            return
+        with self._handing:
+            unseen = {*unseen, *(tag for tag, _ in consumer.waiting)}
+            consumer.waiting.clear()
+        mine = [tag for tag, one in list(self.unsettled.items()) if one.source.consumer is consumer]
         in_hand = [tag for tag in mine if tag not in unseen]
         holding = list(self._holding(in_hand))
         self._line.write(
             b"".join(
                 self._subscribe_frame(
-                    source, len(source.wanted), selector=_selector(source.wanted),
+                    source,
+                    len(source.wanted),
+                    selector=_selector(source.wanted),
                     **{"activemq.priority": FIRST},
                 )
                 for source in holding
             ),
             self,
-        )  # fmt: skip
+        )
+        self._end_all(consumer.sources)
         for tag in mine:
             if tag not in in_hand:
                 self.unsettled.pop(tag, None)
-        self._end_all(ending)
         if holding:
             with suppress(OperationTimeout):  # one that has expired doesn't come again
                 self._wait_for(
@@ -404,10 +457,12 @@ class Channel:
         """The message goes to the broker's queue of dead letters."""
         self._settle(tag, b"NACK")
 
-    def _settle(self, tag: int, command: bytes) -> None:
+    def _settle(self, tag: int, command: bytes, is_in_hand: bool = True) -> None:
         one = self._take(tag)
         data = _settle_frame(command, one.ack)
         self._line.write_soon(data + self._end_if_done(one.source), self)
+        if is_in_hand:
+            self._hand_on(one.source.consumer)
 
     def _take(self, tag: int) -> Unsettled:
         try:
@@ -419,7 +474,7 @@ class Channel:
 
     def _end_if_done(self, source: Source) -> bytes:
         """The frame that ends a subscription which was there for single messages."""
-        if source.consumer_tag is not None:
+        if source.consumer is not None:
             return b""
         if any(one.source is source for one in self.unsettled.values()):
             return b""
@@ -428,7 +483,7 @@ class Channel:
     def requeue(self, tag: int) -> None:
         """Put the message back: a fetched one at its old place, another one at the end."""
         one = self._take(tag)
-        if one.source.consumer_tag is None and (end := self._end_if_done(one.source)):
+        if one.source.consumer is None and (end := self._end_if_done(one.source)):
             # What was not acked goes back by itself.
             self._line.write(end, self)
             return
@@ -454,11 +509,12 @@ class Channel:
                     b"SEND\n", encode_headers(headers), b"\n", one.frame.body, b"\0",
                     b"ACK\ntransaction:", transaction.encode(), b"\nid:", one.ack, b"\n\n\0",
                     encode("COMMIT", {"transaction": transaction}),
+                    self._end_if_done(one.source),
                 ]
             ),
             self,
         )  # fmt: skip
-        self._line.write_soon(self._end_if_done(one.source), self)
+        self._hand_on(one.source.consumer)
 
     # -- the end
 
@@ -485,7 +541,7 @@ def _subscription(
     return {
         "id": source.id,
         "destination": source.destination,
-        "ack": "auto" if source.no_ack else "client-individual",
+        "ack": "auto" if source.consumer and source.consumer.no_ack else "client-individual",
         "activemq.prefetchSize": str(prefetch),
         **(options or {}),
     }
