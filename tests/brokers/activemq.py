@@ -55,7 +55,8 @@ CONFIG = """\
 
 TLS = """\
 <sslContext>
-      <sslContext keyStore="file:{keystore}" keyStorePassword="{password}"/>
+      <sslContext keyStore="file:{keystore}" keyStorePassword="{password}"
+                  keyStoreType="PKCS12"/>
     </sslContext>"""
 
 

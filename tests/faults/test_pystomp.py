@@ -152,7 +152,7 @@ def test_connecting_to_silence_ends_in_time(proxy: Proxy, url: str) -> None:
     proxy.plan(Plan(silent=True))
     begun = time.monotonic()
 
-    with pytest.raises(ConnectionFailed, match="no answer within 0.5 seconds.*STOMP"):
+    with pytest.raises(ConnectionFailed, match=r"no answer within 0.5 seconds.*STOMP"):
         BrokerConnection(url, connect_timeout=0.5).connect()
 
     assert time.monotonic() - begun < 0.5 + LATE

@@ -23,8 +23,6 @@ UNLIMITED = 1_000_000
 HOLD = 100
 #: Consumers with this priority come first (ActiveMQ knows up to 127).
 FIRST = "127"
-#: Seconds after which the broker drops the message that a binding is tried with.
-MARK_LIFETIME = 60
 #: How many messages are taken at once while a queue is purged.
 PURGE_WINDOW = 500
 
@@ -401,15 +399,20 @@ class Channel:
     def establish(self, queue: str, destination: str) -> None:
         """Make a queue at the broker that outlives its restart, also when it was always empty.
 
-        The store remembers a queue from its first persistent message on. So it gets one, which a
-        subscription that is asked first takes out again.
+        The store remembers a queue from its first persistent message on. So an empty one gets such
+        a message, which a subscription that is asked first takes out again.
         """
+        if self._has_persistent(queue, destination):
+            return
         mark = f"{self.number}-{next(self._numbers)}-{time.time_ns()}"
         source = self._new_source(queue, destination)
-        expires = int((time.time() + MARK_LIFETIME) * 1000)
+        browser = self._new_source(queue, destination)
         self._line.write(
             self._subscribe_frame(
-                source, 1, selector=f"{mapping.MARK}='{mark}'", **{"activemq.priority": FIRST}
+                source,
+                1,
+                selector=f"{mapping.MARK}='{mark}'",
+                **{"activemq.priority": FIRST},
             ),
             self,
         )
@@ -418,15 +421,31 @@ class Channel:
             {
                 "destination": destination,
                 "persistent": "true",
-                "expires": str(expires),
                 "content-length": "0",
                 mapping.MARK: mark,
             },
         )
-        self._wait_for(lambda: source.arrived, self._deadline(None), "SUBSCRIBE")
-        ack = _settle_frame(b"ACK", _ack_of(source.arrived[0]))
-        self._line.write(ack, self)
-        self._end_all([source])
+        self._line.write(
+            self._subscribe_frame(browser, 1, browser="true", selector="1=0"),
+            self,
+        )
+        # Behind many messages the broker doesn't look for it: then a consumer drops it one day.
+        self._wait_for(
+            lambda: source.arrived or browser.is_browsed, self._deadline(None), "SUBSCRIBE"
+        )
+        for frame in source.arrived:
+            self._line.write(_settle_frame(b"ACK", _ack_of(frame)), self)
+        self._end_all([source, browser])
+
+    def _has_persistent(self, queue: str, destination: str) -> bool:
+        """Whether the first message of a queue is one that the broker stores."""
+        browser = self._new_source(queue, destination)
+        self._line.write(self._subscribe_frame(browser, 1, browser="true"), self)
+        self._wait_for(
+            lambda: browser.arrived or browser.is_browsed, self._deadline(None), "SUBSCRIBE"
+        )
+        self._end_all([browser])
+        return any(frame.header(b"\npersistent:") == "true" for frame in browser.arrived)
 
     # -- publishing and settling
 
