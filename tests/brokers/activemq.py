@@ -154,7 +154,15 @@ class ActiveMQ:
 
     def _answered_or_ended(self) -> bool:
         self.version = stomp_server("127.0.0.1", self.port, USER, PASSWORD)
-        return not self.is_running or self.version is not None
+        return not self.is_running or (self.version is not None and self._tls_is_there())
+
+    def _tls_is_there(self) -> bool:
+        """Whether the connector that is started last is."""
+        if self.tls_port is None:
+            return True
+        with socket.socket() as probe:
+            probe.settimeout(1.0)
+            return probe.connect_ex(("127.0.0.1", self.tls_port)) == 0
 
     def stop(self) -> None:
         """Shut the broker down as its service manager would, keeping its data."""

@@ -15,7 +15,7 @@ from carrot.backends.pystomp.declared import declared_at
 from carrot.backends.pystomp.errors import ErrorFrame, connection_failed, refusal, text_of
 from carrot.backends.pystomp.frames import HEARTBEAT as HEARTBEAT_BYTES
 from carrot.backends.pystomp.frames import Decoder, Frame, FramingError, encode
-from carrot.backends.stream import HEARTBEAT, StreamTransport
+from carrot.backends.stream import HEARTBEAT, StreamTransport, Writer
 from carrot.exceptions import (
     CarrotError,
     ChannelError,
@@ -125,7 +125,7 @@ class Transport(StreamTransport):
         frames: list[bytes],
         receipt: str,
         timeout: float | None,
-        channel: Channel | None = None,
+        channel: Writer | None = None,
     ) -> None:
         """Send frames, of which one asks for that *receipt*, and wait for it.
 
@@ -194,9 +194,9 @@ class Transport(StreamTransport):
             channel = self._channels[number] = Channel(self, number)
         return channel
 
-    def forget(self, channel: Channel) -> None:
-        """The channel is closed."""
-        self._channels.pop(channel.number, None)
+    def forget(self, number: str) -> None:
+        """The channel of that number is closed."""
+        self._channels.pop(number, None)
 
 
 def _was_hung_up_on(error: ConnectionFailed) -> bool:
