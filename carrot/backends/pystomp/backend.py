@@ -184,12 +184,14 @@ class Backend(BaseBackend):
 
     def follow(self, queue: Queue, binding: Binding) -> None:
         """Let those who consume from *queue* already get what it is bound to from now on."""
-        with self.changing:
+        # Without the lock: whoever binds holds its own, and may be waited for by this one's owner.
+        channel: Channel | None = self._channel
+        if channel is not None:
             for tag, subscription in tuple(self._subscriptions.items()):
-                if subscription.queue == queue.name and self.is_open and not self._paused:
-                    self._channel.subscribe(
-                        queue.name, [queue.bound_to(binding)], tag, subscription.no_ack
-                    )
+                if subscription.queue == queue.name:
+                    # One whose connection is lost gets it when it subscribes again.
+                    with suppress(CarrotError):
+                        channel.extend(tag, queue.name, queue.bound_to(binding))
 
     def queue_unbind(
         self, queue: str, exchange: str, routing_key: str = "", arguments: Arguments = None
@@ -282,33 +284,39 @@ class Backend(BaseBackend):
         self._is_batching = True
         try:
             yield
-        finally:
+        except BaseException:
             self._is_batching = False
-            channel = self._channel
-            if channel is not None:
-                channel.flush()
+            if (channel := self._channel) is not None:
+                channel.flush_soon()
+            raise
+        self._is_batching = False
+        if (channel := self._channel) is not None:
+            channel.flush()
 
     def _confirm_select(self, channel: Channel) -> None:
         """Nothing to do: each message asks for its receipt."""
 
+    def _confirming(self, channel: Channel) -> Confirms:
+        # Its own: what is read of an earlier channel, while this one is opened, is not for these.
+        channel.confirms = super()._confirming(channel)
+        return channel.confirms
+
     # -- what comes in; called by whichever thread is reading
 
     def on_delivery(self, tag: int, frame: Frame, consumer_tag: str) -> None:
+        # First: when the channel is replaced meanwhile, its subscriptions go before its number.
+        generation = self.generation
         subscription = self._subscriptions.get(consumer_tag)
         # None: it has ended here meanwhile, and the broker takes the message back.
         if subscription is not None:
-            no_ack = subscription.no_ack
-            self.inbox.append((subscription, Delivery(self, tag, frame, consumer_tag, no_ack)))
+            delivery = Delivery(self, generation, tag, frame, consumer_tag, subscription.no_ack)
+            self.inbox.append((subscription, delivery))
 
-    def on_confirm(self, number: int) -> None:
-        if self.confirms is not None:
-            self.confirms.settle(number, multiple=False, taken=True)
-
-    def on_refusal(self, error: ChannelError) -> None:
-        channel, transport = self._channel, self._transport
-        if channel is not None and transport is not None:
-            transport.abandon(channel)
-        self.fail(error)
+    def on_refusal(self, channel: Channel, error: ChannelError) -> None:
+        # Of one that was replaced nobody needs to be told.
+        if channel is self._channel and self._transport is not None:
+            self._transport.abandon(channel)
+            self.fail(error)
 
     # -- receiving
 
@@ -324,7 +332,7 @@ class Backend(BaseBackend):
             tag, frame = taken
             if no_ack:
                 channel.ack(tag, multiple=False)
-        return Delivery(self, tag, frame, None, no_ack)
+        return Delivery(self, self.generation, tag, frame, None, no_ack)
 
     def _subscribe(self, channel: Channel, queue: str, consumer_tag: str, no_ack: bool) -> None:
         assert isinstance(self._transport, Transport)

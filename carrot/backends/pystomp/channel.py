@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
+from carrot.backends.confirms import Confirms
 from carrot.backends.pystomp import headers as mapping
 from carrot.backends.pystomp.frames import Frame, encode, encode_headers
 from carrot.backends.pystomp.looking import Looking
@@ -38,8 +39,7 @@ class Listener(Protocol):
     """Who is told what comes in on a channel; called by whichever thread is reading."""
 
     def on_delivery(self, tag: int, frame: Frame, consumer_tag: str) -> None: ...
-    def on_confirm(self, number: int) -> None: ...
-    def on_refusal(self, error: ChannelError) -> None: ...
+    def on_refusal(self, channel: Channel, error: ChannelError) -> None: ...
 
 
 class Channel(Looking):
@@ -48,11 +48,13 @@ class Channel(Looking):
     Its backend calls one method at a time; what comes in is added by whoever is reading.
 
     :ivar prefetch_count: the limit of consumers from now on; 0: none.
+    :ivar confirms: the books of what was published here, when it is confirmed.
     """
 
     def __init__(self, line: Line, number: str) -> None:
         super().__init__(line, number)
         self.prefetch_count = 0
+        self.confirms: Confirms | None = None
         self._listener: weakref.ref[Listener] | None = None
         self._consumers: dict[str, Consumer] = {}
         # Guards what consumers have in hand, and wait for.
@@ -117,23 +119,20 @@ class Channel(Looking):
 
     def on_confirm(self, number: int, answer: ChannelError | bool) -> None:
         """The broker has a message, or an objection."""
-        listener = None if self._listener is None else self._listener()
-        if listener is None:
-            return
         if isinstance(answer, ChannelError):
-            listener.on_refusal(answer)
-        else:
-            listener.on_confirm(number)
+            self.confirms = None  # nothing that comes now is believed
+            if self._listener is not None and (listener := self._listener()) is not None:
+                listener.on_refusal(self, answer)
+        elif self.confirms is not None:
+            self.confirms.settle(number, multiple=False, taken=True)
 
     # -- consuming
 
     def subscribe(
         self, queue: str, destinations: Sequence[str], consumer_tag: str, no_ack: bool
     ) -> None:
-        """Start a consumer of all these queues of the broker, or add them to the one it is."""
-        consumer = self._consumers.setdefault(
-            consumer_tag, Consumer(consumer_tag, no_ack, 0 if no_ack else self.prefetch_count)
-        )
+        """Start a consumer of all these queues of the broker; it delivers to the listener."""
+        consumer = Consumer(consumer_tag, no_ack, 0 if no_ack else self.prefetch_count)
         sources = [
             self._new_source(queue, destination, consumer=consumer) for destination in destinations
         ]
@@ -146,6 +145,21 @@ class Channel(Looking):
                 self._sources.pop(source.id, None)
             raise
         consumer.sources += sources
+        self._consumers[consumer_tag] = consumer
+
+    def extend(self, consumer_tag: str, queue: str, destination: str) -> None:
+        """Let a consumer get what one more queue of the broker has; from any thread."""
+        consumer = self._consumers.get(consumer_tag)
+        if consumer is None:
+            return
+        source = self._new_source(queue, destination, consumer=consumer)
+        self._call("SUBSCRIBE", subscription_headers(source, consumer.limit or UNLIMITED))
+        with self._handing:
+            is_there = self._consumers.get(consumer_tag) is consumer
+            if is_there:
+                consumer.sources.append(source)
+        if not is_there:  # it has ended meanwhile
+            self._line.write(self._end(source), self)
 
     def unsubscribe(self, consumer_tag: str, unseen: Collection[int]) -> None:
         """End a consumer.
@@ -155,10 +169,10 @@ class Channel(Looking):
 
         :param unseen: the tags of those that nobody has seen.
         """
-        consumer = self._consumers.pop(consumer_tag, None)
-        if consumer is None:
-            return
         with self._handing:
+            consumer = self._consumers.pop(consumer_tag, None)
+            if consumer is None:
+                return
             unseen = {*unseen, *(tag for tag, _ in consumer.waiting)}
             consumer.waiting.clear()
         mine = [tag for tag, one in list(self.unsettled.items()) if one.source.consumer is consumer]
@@ -221,6 +235,10 @@ class Channel(Looking):
     def flush(self) -> None:
         """Send what was kept back."""
         self._line.flush()
+
+    def flush_soon(self) -> None:
+        """Let what was kept back be sent, without waiting for it."""
+        self._line.flush_soon()
 
     def ack(self, tag: int, multiple: bool) -> None:
         """The message is done with; *multiple*: and all that came before it."""

@@ -18,10 +18,16 @@ class Delivery(BaseDelivery):
     """
 
     def __init__(
-        self, backend: Any, delivery_tag: int, frame: Frame, consumer_tag: str | None, no_ack: bool
+        self,
+        backend: Any,
+        generation: int,
+        delivery_tag: int,
+        frame: Frame,
+        consumer_tag: str | None,
+        no_ack: bool,
     ) -> None:
         self.backend = backend
-        self.generation = backend.generation
+        self.generation = generation
         self.delivery_tag = delivery_tag
         self.body = frame.body
         self._frame = frame

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from carrot.backends.pystomp.frames import Frame, encode
 from carrot.backends.stream import Writer
+from carrot.deadline import within
 from carrot.exceptions import ChannelError, ConnectionLost, OperationTimeout
 
 #: ActiveMQ's word for "no limit" is a large number.
@@ -29,6 +30,7 @@ class Line(Protocol):
     def write_soon(self, data: bytes, channel: Writer) -> None: ...
     def write_with_others(self, data: bytes, channel: Writer) -> None: ...
     def flush(self) -> None: ...
+    def flush_soon(self) -> None: ...
     def look(self) -> None: ...
     def wait_for(self, ready: Callable[[], object], timeout: float | None = None) -> None: ...
     def new_receipt(self) -> str: ...
@@ -122,7 +124,7 @@ class Sources:
     ) -> None:
         """Send frames, and wait for the broker's receipt for the last one."""
         receipt = self._line.new_receipt()
-        patience = self._line.operation_timeout if timeout is None else timeout
+        patience = within(self._line.operation_timeout if timeout is None else timeout)
         request = encode(command, {**headers, "receipt": receipt})
         self._line.call([*before, request], receipt, patience, self)
 
@@ -136,7 +138,7 @@ class Sources:
         self.check_open()
 
     def _deadline(self, timeout: float | None) -> float | None:
-        patience = self._line.operation_timeout if timeout is None else timeout
+        patience = within(self._line.operation_timeout if timeout is None else timeout)
         return None if patience is None else time.monotonic() + patience
 
     # -- subscriptions

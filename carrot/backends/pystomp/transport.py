@@ -16,6 +16,7 @@ from carrot.backends.pystomp.errors import ErrorFrame, connection_failed, refusa
 from carrot.backends.pystomp.frames import HEARTBEAT as HEARTBEAT_BYTES
 from carrot.backends.pystomp.frames import Decoder, Frame, FramingError, encode
 from carrot.backends.stream import HEARTBEAT, StreamTransport, Writer
+from carrot.deadline import spelled
 from carrot.exceptions import (
     CarrotError,
     ChannelError,
@@ -139,7 +140,7 @@ class Transport(StreamTransport):
             except OperationTimeout as exc:
                 self.is_silent = True
                 raise OperationTimeout(
-                    f"the broker didn't answer {_command(frames[0])} within {timeout} seconds"
+                    f"the broker didn't answer {_command(frames[0])} within {spelled(timeout)}"
                 ) from exc
             answer = self._answers[receipt]
         finally:
