@@ -59,7 +59,7 @@ def test_declaration_says_how_many_messages_and_consumers_there_are(feed, backen
     assert declared == (feed.queue, 3, 0)
 
 
-@pytest.mark.needs("exclusive")
+@pytest.mark.needs("inspection")
 def test_broker_makes_up_a_name(backend):
     declared = backend.queue_declare("", False, True, True)
 
@@ -101,7 +101,7 @@ def test_exclusive_implies_auto_delete_of_the_queue_but_not_of_the_exchange(conn
     assert not Consumer(connection, unique()).auto_delete
 
 
-@pytest.mark.needs("exclusive")
+@pytest.mark.needs("inspection", "deletion")
 def test_exclusive_queue_is_locked_for_other_connections(connection, connect, unique):
     queue = unique()
     Consumer(connection, queue, exclusive=True)
@@ -120,7 +120,7 @@ def test_exclusive_queue_is_locked_for_other_connections(connection, connect, un
     assert Consumer(connection, queue, exclusive=True).fetch() is None
 
 
-@pytest.mark.needs("exclusive")
+@pytest.mark.needs("inspection")
 def test_exclusive_queue_goes_with_its_connection(connect, unique):
     queue = unique()
     owner, other = connect(), connect().create_backend()

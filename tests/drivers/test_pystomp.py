@@ -26,8 +26,10 @@ from carrot.exceptions import (
     ConnectionLost,
     EncodeError,
     MessageStateError,
+    NotFound,
     NotSupported,
     PermissionDenied,
+    ResourceLocked,
 )
 from carrot.messaging import Consumer, Publisher
 from tests.brokers import ActiveMQ
@@ -502,6 +504,157 @@ def test_a_forgotten_consumer_gives_back_what_it_holds(
     assert eventually(Consumer(connection, queue).fetch).redelivered
 
 
+# -- exclusive queues
+
+
+def test_an_exclusive_queue_is_its_channels_own(
+    connection: BrokerConnection, stomp_url: str, unique: Unique
+) -> None:
+    queue = unique()
+    with Consumer(connection, queue, exclusive=True), BrokerConnection(stomp_url) as other:
+        for use in (
+            lambda: Consumer(other, queue, exclusive=True),
+            lambda: Consumer(other, queue),
+            lambda: Consumer(other, queue, auto_declare=False).fetch(),
+            lambda: Consumer(other, queue, auto_declare=False).discard_all(),
+            lambda: Consumer(other, queue, auto_declare=False).consume(),
+            lambda: Publisher(other, routing_key=queue).send("x"),
+            lambda: Consumer(connection, queue, exclusive=True),
+        ):
+            with pytest.raises(ResourceLocked, match=f"queue '{queue}' .*is exclusive"):
+                use()
+
+    with pytest.raises(NotFound):
+        Consumer(connection, queue, auto_declare=False).fetch()
+    with pytest.raises(ResourceLocked):
+        Consumer(connection, Consumer(connection, unique()).queue, exclusive=True)
+
+
+@pytest.mark.parametrize("how", ["fetched", "consumed"])
+def test_an_exclusive_queue_gets_what_it_is_bound_for_in_order(
+    connection: BrokerConnection, unique: Unique, how: str
+) -> None:
+    exchange, received = unique("exchange"), []
+    consumer = Consumer(
+        connection, unique(), exchange, "a.*", exchange_type="topic", exclusive=True,
+        callbacks=[lambda data, message: (received.append(data), message.ack())],
+    )  # fmt: skip
+    consumer.backend.queue_bind(consumer.queue, exchange, "b.#")
+    consumer.backend.queue_bind(consumer.queue, exchange, "b.#")
+    publisher = Publisher(connection, exchange, exchange_type="topic")
+    for key in ("a.1", "c.1", "b", "a.2", "b.2.3", "a"):
+        publisher.send(key, routing_key=key)
+    Publisher(connection, routing_key=consumer.queue).send("straight")
+
+    if how == "consumed":
+        consumer.wait(limit=5)
+    else:
+        received = [message.payload for message in consumer.iterqueue()]
+
+    assert received == ["a.1", "b", "a.2", "b.2.3", "straight"]
+    with pytest.raises(NotSupported, match="overlapping_bindings"):
+        consumer.backend.queue_bind(consumer.queue, exchange, "#")
+
+
+def test_messages_of_an_exclusive_queue_are_settled_as_others_are(
+    connection: BrokerConnection, unique: Unique
+) -> None:
+    held = []
+    consumer = Consumer(connection, unique(), exclusive=True, prefetch_count=2,
+                        callbacks=[lambda data, message: held.append(message)])  # fmt: skip
+    Publisher(connection, routing_key=consumer.queue).send_many(range(6))
+    consumer.consume()
+
+    def payloads() -> list[int]:
+        with pytest.raises(TimeoutError):
+            while True:
+                connection.drain_events(timeout=0.1)
+        return [message.payload for message in held]
+
+    assert payloads() == [0, 1]
+    held[0].ack()
+    assert payloads() == [0, 1, 2]
+    held[1].requeue()
+    assert payloads() == [0, 1, 2, 1]
+    assert held[3].redelivered
+    held[2].reject()
+    assert payloads() == [0, 1, 2, 1, 3]
+    consumer.cancel()
+    held[3].ack()
+    assert [message.payload for message in consumer.iterqueue(limit=1)] == [4]
+    assert consumer.discard_all() == 1
+    assert consumer.fetch() is None
+
+
+def test_an_exclusive_queue_without_acks(connection: BrokerConnection, unique: Unique) -> None:
+    received: list[int] = []
+    consumer = Consumer(connection, unique(), exclusive=True, no_ack=True,
+                        callbacks=[lambda data, message: received.append(data)])  # fmt: skip
+    Publisher(connection, routing_key=consumer.queue).send_many(range(2500))
+
+    consumer.wait(limit=2400)
+
+    assert received == list(range(2400))
+    assert [message.payload for message in consumer.iterqueue()] == list(range(2400, 2500))
+
+
+def test_a_second_consumer_of_an_exclusive_queue_is_refused(
+    connection: BrokerConnection, unique: Unique
+) -> None:
+    first = Consumer(connection, unique(), exclusive=True, callbacks=[print])
+    first.consume()
+    second = Consumer(
+        connection, first.queue, auto_declare=False, backend=first.backend, callbacks=[print]
+    )
+
+    with pytest.raises(PermissionDenied, match="has a consumer already"):
+        second.consume()
+
+
+@pytest.mark.parametrize("where", ["the same connection", "another connection"])
+def test_an_answer_reaches_the_exclusive_queue_that_reply_to_names(
+    connection: BrokerConnection, stomp_url: str, unique: Unique, where: str
+) -> None:
+    with BrokerConnection(stomp_url) as another:
+        there = connection if where == "the same connection" else another
+        server = Consumer(there, unique("questions"))
+        replies = Consumer(connection, unique("answers.to:me"), exclusive=True)
+        Publisher(connection, routing_key=server.queue).send("?", reply_to=replies.queue)
+        question = server.fetch(auto_ack=True)
+
+        Publisher(there).send("!", routing_key=question.properties["reply_to"])
+
+        answer = eventually(replies.fetch)
+        assert answer.payload == "!"
+        reply_to = question.properties["reply_to"]
+        replies.close()
+        connection.close()
+        if where == "another connection":
+            with pytest.raises(NotFound, match="who had it, and waited for an answer, is gone"):
+                Publisher(there).send("too late", routing_key=reply_to)
+            Publisher(there, routing_key=server.queue).send("goes on")
+
+
+def test_an_exclusive_queue_is_declared_again_over_a_new_connection(
+    connection: BrokerConnection, unique: Unique
+) -> None:
+    received = []
+    consumer = Consumer(
+        connection, unique(), unique("exchange"), "key", exclusive=True,
+        callbacks=[lambda data, message: (received.append(data), message.ack())],
+    )  # fmt: skip
+    publisher = Publisher(connection, consumer.exchange, "key")
+    publisher.send("before")
+    consumer.wait(limit=1)
+
+    connection.connection.close()
+    consumer.consume()
+    publisher.send("after")
+    consumer.wait(limit=1)
+
+    assert received == ["before", "after"]
+
+
 # -- what it can't do
 
 
@@ -516,7 +669,6 @@ def test_a_forgotten_consumer_gives_back_what_it_holds(
         ("exchange_bindings", lambda c, b, q: b.exchange_unbind(q, "amq.topic", "")),
         ("auto_delete", lambda c, b, q: b.exchange_declare(q, "direct", True, True)),
         ("auto_delete", lambda c, b, q: b.queue_declare(q, True, False, True)),
-        ("exclusive", lambda c, b, q: b.queue_declare(q, True, True, False)),
         ("inspection", lambda c, b, q: b.queue_declare(q, True, False, False, True)),
         ("inspection", lambda c, b, q: b.queue_exists(q)),
         ("deletion", lambda c, b, q: b.queue_delete(q)),

@@ -58,11 +58,9 @@ PRINTS = {
         "database    db.replica.info  caught up",
     ],
 }
-# What these need, and ActiveMQ can't do.
+# What this needs, and ActiveMQ can't do.
 NOT_OVER_ACTIVEMQ = {
-    "request_reply": "exclusive",
     "retries": "dead_letters",
-    "topic_logs": "exclusive",
 }
 # Run in tests of their own: one has no end, the other is no program.
 OTHERS = {"worker", "spool_backend"}

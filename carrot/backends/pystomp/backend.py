@@ -25,7 +25,7 @@ from carrot.backends.pystomp.delivery import Delivery
 from carrot.backends.pystomp.frames import Frame, encode_headers
 from carrot.backends.pystomp.transport import Transport
 from carrot.exceptions import CarrotError, ChannelError, NotSupported
-from carrot.message import Outgoing, Properties
+from carrot.message import Outgoing
 from carrot.routing import check_exchange_type
 from carrot.values import entity_name, required_name, short_string, table
 
@@ -59,7 +59,6 @@ class Backend(BaseBackend):
         thread_safe=True,
         arguments=False,
         deletion=False,
-        exclusive=False,
         auto_delete=False,
         global_prefetch=False,
         inspection=False,
@@ -148,18 +147,20 @@ class Backend(BaseBackend):
         arguments: Arguments = None,
     ) -> QueueDeclared:
         name = entity_name("queue", queue)
-        if exclusive:
-            self.require("exclusive", f"declare queue {name!r} without exclusive")
-        if auto_delete:
+        if auto_delete and not exclusive:
             self.require("auto_delete", f"declare queue {name!r} without auto_delete")
         if warn_if_exists:
             self.require("inspection", f"declare queue {name!r} without warn_if_exists")
         _refuse(arguments)
         if name:
             _check_reserved("queue", name)
+        name = name or f"amq.gen-{secrets.token_urlsafe(16)}"
         declared = self._declared.declare_queue(
-            name or f"amq.gen-{secrets.token_urlsafe(16)}", bool(durable)
+            name, bool(durable), self._channel if exclusive else None
         )
+        if exclusive:
+            with self.changing:
+                self._channel.declare_private(name)
         # How many there are, ActiveMQ doesn't tell over STOMP.
         return QueueDeclared(declared.name, UNKNOWN, UNKNOWN)
 
@@ -175,7 +176,12 @@ class Backend(BaseBackend):
             self.require("headers_exchange", f"bind {queue!r} to an exchange of another type")
         source = declared.exchange(entity_name("exchange", exchange))
         binding = Binding(exchange, names.pattern(source.type, key))
+        declared.check_owner(bound, self._channel)
         is_new = declared.bind(bound, binding)
+        if bound.owner is not None:
+            topics = names.topics_destination(exchange, binding.pattern)
+            self._channel.bind_private(queue, topics)
+            return
         # Also when it is not: the broker may have lost it, with its data.
         self.channel.establish(queue, bound.bound_to(binding))
         if is_new:
@@ -207,10 +213,23 @@ class Backend(BaseBackend):
         return False
 
     def queue_purge(self, queue: str) -> int:
-        declared = self._declared.queue(entity_name("queue", queue))
+        declared = self._usable_queue(queue)
         with self.changing:
             channel: Channel = self.channel
+            if declared.owner is not None:
+                return channel.purge_private(queue)
             return channel.purge(queue, declared.destinations)
+
+    def _usable_queue(self, queue: str) -> Queue:
+        """A queue that was declared here, and is nobody else's.
+
+        :raises NotFound: it wasn't.
+        :raises ResourceLocked: it is.
+        """
+        declared = self._declared
+        found = declared.queue(required_name("queue", queue))
+        declared.check_owner(found, self._channel)
+        return found
 
     def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False) -> int:
         self.require("deletion", f"purge queue {queue!r}; an administrator can delete it")
@@ -250,23 +269,47 @@ class Backend(BaseBackend):
     def _head_of(self, message: BaseMessage, exchange: str, routing_key: str) -> bytes:
         """Command and headers of a SEND, as far as they are the message's."""
         route = self._routes.get((exchange, routing_key))
-        if route is None:
+        if not exchange and (temporary := self._private_destination(routing_key)):
+            route = _encode_route(exchange, routing_key, temporary)
+        elif route is None:
             if len(self._routes) >= REMEMBERED:
                 self._routes.clear()
             route = self._routes[exchange, routing_key] = _encode_route(exchange, routing_key)
         if type(message) is not Outgoing:
-            return route + _encode_properties(message.properties)
+            return route + self._encode_properties(message.properties)
         # Those that are sent alike share their properties, and what these are encoded.
         shared, message_id = message.shared, message.message_id
         if shared.wire is None:
-            _share(shared)
-            assert shared.wire is not None
+            headers = mapping.of_properties(shared, self._private_destination)
+            shared.wire = (encode_headers(headers), b"")
         lines = shared.wire[0]
         if "expiration" in shared:
             lines += b"expires:%d\n" % mapping.expires(shared)
         if message_id is None:
             return route + lines
         return b"%b%b%b%b\n" % (route, lines, mapping.MESSAGE_ID_LINE, message_id.encode())
+
+    def _encode_properties(self, properties: Mapping[str, Any]) -> bytes:
+        lines = encode_headers(mapping.of_properties(properties, self._private_destination))
+        if "expiration" in properties:
+            lines += b"expires:%d\n" % mapping.expires(properties)
+        return lines
+
+    def _private_destination(self, queue: str) -> str | None:
+        """The destination of an exclusive queue, by its name; None: it is none.
+
+        :raises ResourceLocked: it is another connection's: that is reached by a ``reply_to`` only.
+        """
+        transport = self._transport
+        if not isinstance(transport, Transport):
+            return None
+        found = transport.declared.find_queue(queue)
+        if found is None or found.owner is None:
+            return None
+        owner = found.owner()
+        if owner is None or not transport.has(owner):
+            transport.declared.check_owner(found, None)
+        return names.temporary_destination(queue)
 
     def _channel_and_books(self) -> tuple[Channel, Confirms | None]:
         """The channel and the confirms that belong to it; a reader may take both away any time."""
@@ -323,10 +366,13 @@ class Backend(BaseBackend):
     def get(
         self, queue: str, no_ack: bool = False, timeout: float | None = None
     ) -> BaseMessage | None:
-        declared = self._declared.queue(entity_name("queue", queue))
+        declared = self._usable_queue(queue)
         with self.changing:
             channel: Channel = self.channel
-            taken = channel.get(queue, declared.destinations, timeout)
+            if declared.owner is not None:
+                taken = channel.get_private(queue, timeout)
+            else:
+                taken = channel.get(queue, declared.destinations, timeout)
             if taken is None:
                 return None
             tag, frame = taken
@@ -335,8 +381,7 @@ class Backend(BaseBackend):
         return Delivery(self, self.generation, tag, frame, None, no_ack)
 
     def _subscribe(self, channel: Channel, queue: str, consumer_tag: str, no_ack: bool) -> None:
-        assert isinstance(self._transport, Transport)
-        declared = self._transport.declared.queue(required_name("queue", queue))
+        declared = self._usable_queue(queue)
         channel.subscribe(queue, declared.destinations, consumer_tag, no_ack)
 
     def _unsubscribe(self, channel: Channel, consumer_tag: str) -> None:
@@ -378,22 +423,11 @@ class Backend(BaseBackend):
 UNKNOWN = -1
 
 
-def _encode_route(exchange: str, routing_key: str) -> bytes:
+def _encode_route(exchange: str, routing_key: str, temporary: str | None = None) -> bytes:
     entity_name("exchange", exchange)
     short_string("routing key", routing_key)
-    destination = names.destination(exchange, routing_key)
+    destination = temporary or names.destination(exchange, routing_key)
     return b"SEND\n" + encode_headers(mapping.of_route(exchange, routing_key, destination))
-
-
-def _encode_properties(properties: Mapping[str, Any]) -> bytes:
-    lines = encode_headers(mapping.of_properties(properties))
-    if "expiration" in properties:
-        lines += b"expires:%d\n" % mapping.expires(properties)
-    return lines
-
-
-def _share(properties: Properties) -> None:
-    properties.wire = (encode_headers(mapping.of_properties(properties)), b"")
 
 
 def _refuse(arguments: Arguments) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
@@ -11,16 +10,14 @@ from typing import Protocol
 from carrot.backends.confirms import Confirms
 from carrot.backends.pystomp import headers as mapping
 from carrot.backends.pystomp.frames import Frame, encode, encode_headers
-from carrot.backends.pystomp.looking import Looking
 from carrot.backends.pystomp.names import origin, queue_destination
+from carrot.backends.pystomp.private import Private
 from carrot.backends.pystomp.sources import (
     FIRST,
     UNLIMITED,
     Consumer,
     Line,
     Source,
-    Unsettled,
-    ack_of,
     selector,
     subscription_headers,
 )
@@ -42,7 +39,7 @@ class Listener(Protocol):
     def on_refusal(self, channel: Channel, error: ChannelError) -> None: ...
 
 
-class Channel(Looking):
+class Channel(Private):
     """A channel, which is open until the backend closes it or the connection is lost.
 
     Its backend calls one method at a time; what comes in is added by whoever is reading.
@@ -57,8 +54,6 @@ class Channel(Looking):
         self.confirms: Confirms | None = None
         self._listener: weakref.ref[Listener] | None = None
         self._consumers: dict[str, Consumer] = {}
-        # Guards what consumers have in hand, and wait for.
-        self._handing = threading.Lock()
 
     def listen(self, listener: Listener) -> None:
         """Tell *listener* what comes in; it is not kept alive for it."""
@@ -66,56 +61,10 @@ class Channel(Looking):
 
     # -- what comes in
 
-    def on_message(self, subscription: str, frame: Frame) -> None:
-        """The broker delivered something."""
-        source = self._sources.get(subscription)
-        if source is None:
-            return  # it has ended, and the broker takes the message back
-        consumer = source.consumer
-        if consumer is None:
-            self._on_single(source, frame)
-            return
-        tag = next(self._tags)
-        if consumer.no_ack:
-            self._deliver(tag, frame, consumer)
-            return
-        self.unsettled[tag] = Unsettled(source, ack_of(frame), frame)
-        if mapping.MARK_LINE in frame.head:
-            # Of a process that ended before it could take it.
-            self._settle(tag, b"ACK")
-            return
-        with self._handing:
-            if consumer.limit and consumer.in_hand >= consumer.limit:
-                consumer.waiting.append((tag, frame))
-                return
-            consumer.in_hand += 1
-        self._deliver(tag, frame, consumer)
-
-    def _deliver(self, tag: int, frame: Frame, consumer: Consumer) -> None:
+    def _tell(self, tag: int, frame: Frame, consumer_tag: str) -> None:
         listener = None if self._listener is None else self._listener()
         if listener is not None:
-            listener.on_delivery(tag, frame, consumer.tag)
-
-    def _hand_on(self, consumer: Consumer | None) -> None:
-        """A message of the consumer's is settled: it may have another."""
-        if consumer is None:
-            return
-        with self._handing:
-            if not consumer.waiting:
-                consumer.in_hand -= 1
-                return
-            tag, frame = consumer.waiting.popleft()
-        self._deliver(tag, frame, consumer)
-
-    def _on_single(self, source: Source, frame: Frame) -> None:
-        if frame.header(b"\nbrowser:") == "end":
-            source.is_browsed = True
-        elif source.wanted:
-            tag = source.wanted.pop(frame.headers()["message-id"], None)
-            if tag is not None and tag in self.unsettled:
-                self.unsettled[tag] = Unsettled(source, ack_of(frame), frame)
-        else:
-            source.arrived.append(frame)
+            listener.on_delivery(tag, frame, consumer_tag)
 
     def on_confirm(self, number: int, answer: ChannelError | bool) -> None:
         """The broker has a message, or an objection."""
@@ -132,7 +81,13 @@ class Channel(Looking):
         self, queue: str, destinations: Sequence[str], consumer_tag: str, no_ack: bool
     ) -> None:
         """Start a consumer of all these queues of the broker; it delivers to the listener."""
-        consumer = Consumer(consumer_tag, no_ack, 0 if no_ack else self.prefetch_count)
+        limit = 0 if no_ack else self.prefetch_count
+        if queue in self._private:
+            private = self._consume_private(queue, consumer_tag, no_ack, limit)
+            self._consumers[consumer_tag] = private
+            self._hand_out(private)
+            return
+        consumer = Consumer(consumer_tag, no_ack, limit)
         sources = [
             self._new_source(queue, destination, consumer=consumer) for destination in destinations
         ]
@@ -171,8 +126,12 @@ class Channel(Looking):
         """
         with self._handing:
             consumer = self._consumers.pop(consumer_tag, None)
-            if consumer is None:
-                return
+        if consumer is None:
+            return
+        if consumer.is_private:
+            self._leave_private(consumer, list(unseen))
+            return
+        with self._handing:
             unseen = {*unseen, *(tag for tag, _ in consumer.waiting)}
             consumer.waiting.clear()
         mine = [tag for tag, one in list(self.unsettled.items()) if one.source.consumer is consumer]
@@ -255,6 +214,9 @@ class Channel(Looking):
     def requeue(self, tag: int) -> None:
         """Put the message back: a fetched one at its old place, another one at the end."""
         one = self._take(tag)
+        if one.source.consumer is not None and one.source.consumer.is_private:
+            self._requeue_private(one, one.source.consumer)
+            return
         if one.source.consumer is None and (end := self._end_if_done(one.source)):
             # What was not acked goes back by itself.
             self._line.write(end, self)

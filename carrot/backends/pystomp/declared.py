@@ -11,11 +11,14 @@ import threading
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from carrot.backends.pystomp import names
 from carrot.backends.pystomp.errors import not_found
 from carrot.exceptions import ChannelError, NotSupported
+
+if TYPE_CHECKING:
+    from carrot.backends.pystomp.channel import Channel
 
 #: AMQP's exchanges that are there without being declared (AMQP 0-9-1, section 3.1.3).
 _STANDARD = {"amq.direct": "direct", "amq.fanout": "fanout", "amq.topic": "topic"}
@@ -37,11 +40,20 @@ class Binding(NamedTuple):
 
 @dataclass
 class Queue:
-    """What a queue was declared as, its bindings, and who consumes from it in this process."""
+    """What a queue was declared as, and its bindings.
+
+    :ivar owner: the channel that it is exclusive to.
+    """
 
     name: str
     durable: bool
+    owner: weakref.ref[Channel] | None = None
     bindings: set[Binding] = field(default_factory=set)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was exclusive to a channel that is closed."""
+        return self.owner is not None and ((owner := self.owner()) is None or not owner.is_open)
 
     @property
     def destinations(self) -> list[str]:
@@ -83,10 +95,18 @@ class Declared:
 
         :raises NotFound: nobody has, in this process.
         """
-        try:
-            return self._queues[name]
-        except KeyError:
-            raise not_found("queue", name, self._virtual_host) from None
+        queue = self.find_queue(name)
+        if queue is None:
+            raise not_found("queue", name, self._virtual_host)
+        return queue
+
+    def find_queue(self, name: str) -> Queue | None:
+        """What a queue was declared as, if it was in this process, and is still there."""
+        queue = self._queues.get(name)
+        if queue is not None and queue.is_over:
+            del self._queues[name]
+            return None
+        return queue
 
     def declare_exchange(self, name: str, exchange: Exchange) -> None:
         """Remember an exchange.
@@ -97,13 +117,19 @@ class Declared:
             known = self._exchanges.setdefault(name, exchange)
         self._check_same("exchange", name, exchange._asdict(), known._asdict())
 
-    def declare_queue(self, name: str, durable: bool) -> Queue:
+    def declare_queue(self, name: str, durable: bool, owner: Channel | None = None) -> Queue:
         """Remember a queue.
 
+        :param owner: the channel that it is exclusive to.
         :raises PreconditionFailed: it was declared differently.
+        :raises ResourceLocked: it is exclusive to another channel, or isn't and should be.
         """
         with self.lock:
-            known = self._queues.setdefault(name, Queue(name, durable))
+            known = self.find_queue(name)
+            if known is None:
+                reference = None if owner is None else weakref.ref(owner)
+                known = self._queues[name] = Queue(name, durable, reference)
+        self.check_owner(known, owner, is_declared=True)
         self._check_same("queue", name, {"durable": durable}, {"durable": known.durable})
         return known
 
@@ -128,6 +154,19 @@ class Declared:
                     )
             queue.bindings.add(binding)
             return True
+
+    def check_owner(self, queue: Queue, channel: Channel | None, is_declared: bool = False) -> None:
+        """Refuse the use of what is exclusive to somebody else.
+
+        :raises ResourceLocked: it is.
+        """
+        owner = None if queue.owner is None else queue.owner()
+        if owner is not channel and (owner is not None or is_declared):
+            raise ChannelError.from_reply(
+                405,
+                "RESOURCE_LOCKED - cannot obtain exclusive access to locked queue "
+                f"'{queue.name}' in vhost '{self._virtual_host}'",
+            )
 
     def _check_same(
         self, kind: str, name: str, received: Mapping[str, Any], current: Mapping[str, Any]

@@ -24,6 +24,10 @@ def text_of(frame: Frame) -> str:
 
 def refusal(text: str) -> ChannelError:
     """The error for a request that the broker has refused."""
+    if text.startswith("temp-queue://"):
+        return ChannelError.from_reply(
+            404, f"no queue {text} any more: who had it, and waited for an answer, is gone"
+        )
     return ChannelError.from_reply(403 if _FORBIDDEN.search(text) else 0, text)
 
 

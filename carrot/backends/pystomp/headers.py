@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from carrot.backends.pystomp.names import QUEUE, queue_destination, queue_name
+from carrot.backends.pystomp.names import QUEUE, destination, queue_name
 
 #: ActiveMQ's priorities are 0 to 9, and 4 when a message has none.
 MAX_PRIORITY = 9
@@ -55,13 +55,18 @@ _OURS = {*_TEXTS.values(), *_OTHERS}
 _PLAIN = re.compile(r"(?!amqp-|activemq|JMS)[A-Za-z][A-Za-z0-9_-]*")
 
 
-def of_route(exchange: str, routing_key: str, destination: str) -> dict[str, str]:
+def of_route(exchange: str, routing_key: str, where: str) -> dict[str, str]:
     """The headers that say where a message goes, and where it came from."""
-    return {"destination": destination, EXCHANGE: exchange, ROUTING_KEY: routing_key}
+    return {"destination": where, EXCHANGE: exchange, ROUTING_KEY: routing_key}
 
 
-def of_properties(properties: Mapping[str, Any]) -> dict[str, str]:
-    """The headers that say what a message is; all but when it expires, which is a matter of now."""
+def of_properties(
+    properties: Mapping[str, Any], private: Callable[[str], str | None] = lambda queue: None
+) -> dict[str, str]:
+    """The headers that say what a message is; all but when it expires, which is a matter of now.
+
+    :param private: the destination of an exclusive queue, which ``reply_to`` may name; or None.
+    """
     headers = {
         header: str(properties[name])
         for name, header in (_TEXTS | _NUMBERS).items()
@@ -73,8 +78,12 @@ def of_properties(properties: Mapping[str, Any]) -> dict[str, str]:
         headers["priority"] = str(min(properties["priority"], MAX_PRIORITY))
     if "reply_to" in properties:
         reply_to = properties["reply_to"]
-        headers["reply-to"] = reply_to if reply_to.startswith("/") else queue_destination(reply_to)
-        headers[REPLY_TO] = reply_to
+        if temporary := private(reply_to):
+            # The broker says to each receiver by which name it can answer.
+            headers["reply-to"] = temporary
+        else:
+            headers["reply-to"] = destination("", reply_to)
+            headers[REPLY_TO] = reply_to
     if "headers" in properties:
         headers.update(_of_table(properties["headers"]))
     return headers
@@ -120,10 +129,9 @@ def to_properties(headers: Mapping[str, str]) -> dict[str, Any]:
     return properties
 
 
-def _reply_to(destination: str) -> str:
+def _reply_to(where: str) -> str:
     """The routing key by which an answer reaches a destination of ActiveMQ's."""
-    name = queue_name(destination)
-    return name if destination.startswith(QUEUE) else destination
+    return queue_name(where) if where.startswith(QUEUE) else where
 
 
 def _to_table(headers: Mapping[str, str]) -> dict[str, Any]:

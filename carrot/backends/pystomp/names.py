@@ -22,7 +22,9 @@ from urllib.parse import quote, unquote
 from carrot.exceptions import NotSupported
 from carrot.routing import words
 
-TOPIC, QUEUE, TEMPORARY = "/topic/", "/queue/", "/temp-queue/"
+TOPIC, QUEUE = "/topic/", "/queue/"
+#: A temporary queue, by the name that its connection gives it, and by the one that others know.
+TEMPORARY, REMOTE = "/temp-queue/", "/remote-temp-queue/"
 VIRTUAL = "VirtualTopic"
 
 #: A word without a character: ``quote()`` never makes a percent sign without digits.
@@ -48,13 +50,28 @@ def queue_destination(queue: str) -> str:
 
 def topic_destination(exchange: str, routing_key: str) -> str:
     """Where a message to *exchange* goes."""
-    return TOPIC + ".".join([VIRTUAL, escape(exchange), *map(escape, words(routing_key))])
+    return topics_destination(exchange, tuple(map(escape, words(routing_key))))
+
+
+def topics_destination(exchange: str, pattern: tuple[str, ...]) -> str:
+    """Where all messages go that a binding takes; *pattern* as :func:`pattern` returns it."""
+    return TOPIC + ".".join([VIRTUAL, escape(exchange), *pattern])
+
+
+def temporary_destination(queue: str) -> str:
+    """An exclusive queue, for the connection that has it."""
+    return TEMPORARY + escape(queue)
 
 
 def destination(exchange: str, routing_key: str) -> str:
-    """Where a message goes."""
+    """Where a message goes.
+
+    A key that is a temporary queue's destination, as a ``reply_to`` may be, is one already.
+    """
     if exchange:
         return topic_destination(exchange, routing_key)
+    if routing_key.startswith((TEMPORARY, REMOTE)):
+        return routing_key
     return queue_destination(routing_key)
 
 

@@ -67,15 +67,24 @@ class Consumer:
     """A consumer of a queue, which is several at the broker: the limit is for them together.
 
     :ivar limit: how many unsettled messages it may have in hand; 0: any number.
+    :ivar is_private: of an exclusive queue, whose messages wait here and not at the broker.
+    :ivar is_paused: nobody consumes at present.
     :ivar waiting: what the broker has sent ahead of that.
     """
 
     tag: str
     no_ack: bool
     limit: int
+    is_private: bool = False
+    is_paused: bool = False
     sources: list[Source] = field(default_factory=list)
     in_hand: int = 0
     waiting: deque[tuple[int, Frame]] = field(default_factory=deque)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it may have one more."""
+        return not self.is_paused and (not self.limit or self.in_hand < self.limit)
 
 
 class Unsettled(NamedTuple):
@@ -194,7 +203,7 @@ def subscription_headers(
     return {
         "id": source.id,
         "destination": source.destination,
-        "ack": "auto" if source.consumer and source.consumer.no_ack else "client-individual",
+        "ack": "auto" if _is_automatic(source.consumer) else "client-individual",
         "activemq.prefetchSize": str(prefetch),
         **(options or {}),
     }
@@ -215,3 +224,8 @@ def selector(message_ids: Iterable[str]) -> str:
     """A condition that only these messages meet (JMS, section 3.8.1)."""
     quoted = ", ".join("'" + one.replace("'", "''") + "'" for one in message_ids)
     return f"JMSMessageID IN ({quoted})"
+
+
+def _is_automatic(consumer: Consumer | None) -> bool:
+    """Whether the broker forgets what it delivers."""
+    return consumer is not None and consumer.no_ack and not consumer.is_private

@@ -195,6 +195,10 @@ class Transport(StreamTransport):
             channel = self._channels[number] = Channel(self, number)
         return channel
 
+    def has(self, channel: Channel) -> bool:
+        """Whether it is a channel of this connection."""
+        return self._channels.get(channel.number) is channel
+
     def forget(self, number: str) -> None:
         """The channel of that number is closed."""
         self._channels.pop(number, None)
