@@ -14,7 +14,6 @@ from carrot.backends.base import (
     Capabilities,
     ConnectionLike,
     QueueDeclared,
-    Subscription,
 )
 from carrot.backends.confirms import Confirms
 from carrot.backends.pystomp import headers as mapping
@@ -24,7 +23,7 @@ from carrot.backends.pystomp.declared import Binding, Declared, Exchange, Queue
 from carrot.backends.pystomp.delivery import Delivery
 from carrot.backends.pystomp.frames import Frame, encode_headers
 from carrot.backends.pystomp.transport import Transport
-from carrot.exceptions import CarrotError, ChannelError, NotSupported
+from carrot.exceptions import CarrotError, ChannelError, ConnectionLost, NotSupported
 from carrot.message import Outgoing
 from carrot.routing import check_exchange_type
 from carrot.values import entity_name, required_name, short_string, table
@@ -385,21 +384,16 @@ class Backend(BaseBackend):
         channel.subscribe(queue, declared.destinations, consumer_tag, no_ack)
 
     def _unsubscribe(self, channel: Channel, consumer_tag: str) -> None:
-        unseen = {
-            message.delivery_tag
-            for subscription, message in tuple(self.inbox)
-            if subscription.consumer_tag == consumer_tag
-        }
-        channel.unsubscribe(consumer_tag, unseen)
-
-    def _return_inbox(self, subscription: Subscription) -> None:
-        # The broker took back what it had delivered, when the subscription ended.
+        channel.pause(consumer_tag)
+        unseen = []
         for entry in tuple(self.inbox):
-            if entry[0] is subscription:
+            subscription, message = entry
+            if subscription.consumer_tag == consumer_tag and not subscription.no_ack:
                 with suppress(ValueError):  # another thread was faster
                     self.inbox.remove(entry)
-                    if subscription.no_ack:
-                        self._left_over.append(entry)
+                    unseen.append(message.delivery_tag)
+        with suppress(ConnectionLost):  # then it has ended all the same
+            channel.unsubscribe(consumer_tag, unseen)
 
     def _qos(self, channel: Channel, prefetch_count: int, apply_global: bool) -> None:
         if apply_global:

@@ -116,8 +116,14 @@ class Channel(Private):
         if not is_there:  # it has ended meanwhile
             self._line.write(self._end(source), self)
 
+    def pause(self, consumer_tag: str) -> None:
+        """Deliver nothing more to a consumer that is about to end."""
+        with self._handing:
+            if (consumer := self._consumers.get(consumer_tag)) is not None:
+                consumer.is_paused = True
+
     def unsubscribe(self, consumer_tag: str, unseen: Collection[int]) -> None:
-        """End a consumer.
+        """End a consumer that is paused.
 
         The broker takes back what it has delivered; those messages that the program has in hand
         are delivered again to a subscription of their own, which is asked first, and stay ours.
@@ -132,6 +138,7 @@ class Channel(Private):
             self._leave_private(consumer, list(unseen))
             return
         with self._handing:
+            consumer.is_over = True
             unseen = {*unseen, *(tag for tag, _ in consumer.waiting)}
             consumer.waiting.clear()
         mine = [tag for tag, one in list(self.unsettled.items()) if one.source.consumer is consumer]

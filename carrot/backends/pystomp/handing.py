@@ -21,7 +21,7 @@ class Handing(Looking):
 
     @abstractmethod
     def _tell(self, tag: int, frame: Frame, consumer_tag: str) -> None:
-        """A message is the consumer's now."""
+        """A message is the consumer's now; this is quick, and takes no lock."""
 
     def on_message(self, subscription: str, frame: Frame) -> None:
         """The broker delivered something."""
@@ -36,14 +36,17 @@ class Handing(Looking):
         if consumer.no_ack and not consumer.is_private:
             self._tell(tag, frame, consumer.tag)
             return
-        self.unsettled[tag] = Unsettled(source, ack_of(frame), frame)
-        if mapping.MARK_LINE in frame.head:
-            # Of a process that ended before it could take it.
-            self._settle(tag, b"ACK")
-            return
         with self._handing:
-            consumer.waiting.append((tag, frame))
-        self._hand_out(consumer)
+            if consumer.is_over:
+                return  # the broker takes the message back
+            self.unsettled[tag] = Unsettled(source, ack_of(frame), frame)
+            is_mark = mapping.MARK_LINE in frame.head
+            if not is_mark:
+                consumer.waiting.append((tag, frame))
+        if is_mark:
+            self._settle(tag, b"ACK")  # of a process that ended before it could take it
+        else:
+            self._hand_out(consumer)
 
     def _on_single(self, source: Source, frame: Frame) -> None:
         if frame.header(b"\nbrowser:") == "end":
@@ -63,9 +66,10 @@ class Handing(Looking):
                     return
                 tag, frame = consumer.waiting.popleft()
                 consumer.in_hand += not consumer.no_ack
+                # Under the lock: who pauses the consumer knows what it has.
+                self._tell(tag, frame, consumer.tag)
             if consumer.no_ack:
                 self._settle(tag, b"ACK")
-            self._tell(tag, frame, consumer.tag)
 
     def _hand_on(self, consumer: Consumer | None) -> None:
         """A message that the consumer had in hand is settled: it may have another."""

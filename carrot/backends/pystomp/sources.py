@@ -69,6 +69,7 @@ class Consumer:
     :ivar limit: how many unsettled messages it may have in hand; 0: any number.
     :ivar is_private: of an exclusive queue, whose messages wait here and not at the broker.
     :ivar is_paused: nobody consumes at present.
+    :ivar is_over: nobody will any more, and what still comes is not for us.
     :ivar waiting: what the broker has sent ahead of that.
     """
 
@@ -77,6 +78,7 @@ class Consumer:
     limit: int
     is_private: bool = False
     is_paused: bool = False
+    is_over: bool = False
     sources: list[Source] = field(default_factory=list)
     in_hand: int = 0
     waiting: deque[tuple[int, Frame]] = field(default_factory=deque)
