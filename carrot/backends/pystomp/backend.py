@@ -16,22 +16,18 @@ from carrot.backends.base import (
     QueueDeclared,
 )
 from carrot.backends.confirms import Confirms
-from carrot.backends.pystomp import headers as mapping
 from carrot.backends.pystomp import names
 from carrot.backends.pystomp.channel import Channel
 from carrot.backends.pystomp.declared import Binding, Declared, Exchange, Queue
 from carrot.backends.pystomp.delivery import Delivery
-from carrot.backends.pystomp.frames import Frame, encode_headers
+from carrot.backends.pystomp.encoder import Encoder
+from carrot.backends.pystomp.frames import Frame
 from carrot.backends.pystomp.transport import Transport
 from carrot.exceptions import CarrotError, ChannelError, ConnectionLost, NotSupported
-from carrot.message import Outgoing
 from carrot.routing import check_exchange_type
 from carrot.values import entity_name, required_name, short_string, table
 
 Arguments = Mapping[str, Any] | None
-
-#: How many ways of messages are remembered, encoded.
-REMEMBERED = 1000
 
 # Arguments of queues and exchanges, to the capability that they ask for.
 _ASKS_FOR = {
@@ -70,7 +66,7 @@ class Backend(BaseBackend):
     def __init__(self, connection: ConnectionLike) -> None:
         super().__init__(connection)
         self._is_batching = False
-        self._routes: dict[tuple[str, str], bytes] = {}
+        self._encoder = Encoder()
 
     def renew_locks(self) -> None:
         super().renew_locks()
@@ -241,7 +237,7 @@ class Backend(BaseBackend):
     ) -> int | None:
         if mandatory:
             self.require("mandatory", "publish without mandatory")
-        head = self._head_of(message, exchange, routing_key)
+        head = self._encoder.head(message, exchange, routing_key, self._private_destination)
         body = message.body
         # The broker answers in the order of what is written.
         with self._publishing:
@@ -264,35 +260,6 @@ class Backend(BaseBackend):
                 )  # fmt: skip
             channel.publish(b"".join((head, tail, body, b"\0")), self._is_batching)
             return number
-
-    def _head_of(self, message: BaseMessage, exchange: str, routing_key: str) -> bytes:
-        """Command and headers of a SEND, as far as they are the message's."""
-        route = self._routes.get((exchange, routing_key))
-        if not exchange and (temporary := self._private_destination(routing_key)):
-            route = _encode_route(exchange, routing_key, temporary)
-        elif route is None:
-            if len(self._routes) >= REMEMBERED:
-                self._routes.clear()
-            route = self._routes[exchange, routing_key] = _encode_route(exchange, routing_key)
-        if type(message) is not Outgoing:
-            return route + self._encode_properties(message.properties)
-        # Those that are sent alike share their properties, and what these are encoded.
-        shared, message_id = message.shared, message.message_id
-        if shared.wire is None:
-            headers = mapping.of_properties(shared, self._private_destination)
-            shared.wire = (encode_headers(headers), b"")
-        lines = shared.wire[0]
-        if "expiration" in shared:
-            lines += b"expires:%d\n" % mapping.expires(shared)
-        if message_id is None:
-            return route + lines
-        return b"%b%b%b%b\n" % (route, lines, mapping.MESSAGE_ID_LINE, message_id.encode())
-
-    def _encode_properties(self, properties: Mapping[str, Any]) -> bytes:
-        lines = encode_headers(mapping.of_properties(properties, self._private_destination))
-        if "expiration" in properties:
-            lines += b"expires:%d\n" % mapping.expires(properties)
-        return lines
 
     def _private_destination(self, queue: str) -> str | None:
         """The destination of an exclusive queue, by its name; None: it is none.
@@ -415,13 +382,6 @@ class Backend(BaseBackend):
 
 #: What a number is that the broker doesn't tell.
 UNKNOWN = -1
-
-
-def _encode_route(exchange: str, routing_key: str, temporary: str | None = None) -> bytes:
-    entity_name("exchange", exchange)
-    short_string("routing key", routing_key)
-    destination = temporary or names.destination(exchange, routing_key)
-    return b"SEND\n" + encode_headers(mapping.of_route(exchange, routing_key, destination))
 
 
 def _refuse(arguments: Arguments) -> None:
