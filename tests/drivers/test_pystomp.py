@@ -598,6 +598,17 @@ def test_an_exclusive_queue_without_acks(connection: BrokerConnection, unique: U
     assert [message.payload for message in consumer.iterqueue()] == list(range(2400, 2500))
 
 
+def test_exclusive_queues_that_are_over_are_forgotten(
+    connection: BrokerConnection, unique: Unique
+) -> None:
+    for _ in range(10):
+        Consumer(connection, unique("private"), exclusive=True).close()
+    consumer = Consumer(connection, unique("private"), exclusive=True)
+
+    known = consumer.backend._declared._queues
+    assert [name for name in known if name.startswith("private")] == [consumer.queue]
+
+
 def test_a_second_consumer_of_an_exclusive_queue_is_refused(
     connection: BrokerConnection, unique: Unique
 ) -> None:

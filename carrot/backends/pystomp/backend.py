@@ -78,7 +78,7 @@ class Backend(BaseBackend):
         assert isinstance(transport, Transport)
         channel = transport.channel()
         channel.listen(self)
-        transport.declared.backends.add(self)
+        transport.declared.attach(self)
         return channel
 
     def _is_usable(self, channel: Channel | None) -> bool:
@@ -180,7 +180,7 @@ class Backend(BaseBackend):
         # Also when it is not: the broker may have lost it, with its data.
         self.channel.establish(queue, bound.bound_to(binding))
         if is_new:
-            for backend in list(declared.backends):
+            for backend in declared.backends:
                 backend.follow(bound, binding)
 
     def follow(self, queue: Queue, binding: Binding) -> None:

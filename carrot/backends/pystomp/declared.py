@@ -7,6 +7,7 @@ declare the same.
 
 from __future__ import annotations
 
+import os
 import threading
 import weakref
 from collections.abc import Mapping
@@ -74,11 +75,22 @@ class Declared:
 
     def __init__(self, virtual_host: str) -> None:
         self.lock = threading.RLock()
-        #: Backends that may consume, and want to hear of new bindings.
-        self.backends: weakref.WeakSet[Any] = weakref.WeakSet()
+        # Backends that may consume, and want to hear of new bindings.
+        self._backends: weakref.WeakSet[Any] = weakref.WeakSet()
         self._virtual_host = virtual_host
         self._exchanges = {name: Exchange(type, True) for name, type in _STANDARD.items()}
         self._queues: dict[str, Queue] = {}
+
+    def attach(self, backend: Any) -> None:
+        """*backend* may consume from now on."""
+        with self.lock:
+            self._backends.add(backend)
+
+    @property
+    def backends(self) -> list[Any]:
+        """Those in this process that may be consuming."""
+        with self.lock:
+            return list(self._backends)
 
     def exchange(self, name: str) -> Exchange:
         """What an exchange was declared as.
@@ -104,7 +116,7 @@ class Declared:
         """What a queue was declared as, if it was in this process, and is still there."""
         queue = self._queues.get(name)
         if queue is not None and queue.is_over:
-            del self._queues[name]
+            self._queues.pop(name, None)
             return None
         return queue
 
@@ -125,6 +137,9 @@ class Declared:
         :raises ResourceLocked: it is exclusive to another channel, or isn't and should be.
         """
         with self.lock:
+            if owner is not None:  # those with names of their own are never asked for again
+                for over in [one.name for one in list(self._queues.values()) if one.is_over]:
+                    self._queues.pop(over, None)
             known = self.find_queue(name)
             if known is None:
                 reference = None if owner is None else weakref.ref(owner)
@@ -186,6 +201,14 @@ def _quoted(value: object) -> str:
 
 
 _brokers: dict[tuple[str, int | None, str], Declared] = {}
+
+
+def _renew_locks() -> None:
+    for declared in _brokers.values():
+        declared.lock = threading.RLock()  # a thread of the parent's may hold it
+
+
+os.register_at_fork(after_in_child=_renew_locks)
 
 
 def declared_at(host: str, port: int | None, virtual_host: str) -> Declared:
