@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -33,6 +34,19 @@ def proxy(activemq: ActiveMQ) -> Iterator[Proxy]:
 def url(activemq: ActiveMQ, proxy: Proxy) -> str:
     """The broker, through the proxy."""
     return activemq.url.replace(f":{activemq.port}", f":{proxy.port}")
+
+
+@contextmanager
+def leftovers(url: str, queue: str) -> Iterator[None]:
+    """When the block fails, its error says what the broker still has: stuck, or lost?"""
+    try:
+        yield
+    except AssertionError as exc:
+        with BrokerConnection(url) as connection:
+            for name in (queue, "ActiveMQ.DLQ"):
+                messages = [m.body for m in Consumer(connection, name).iterqueue(limit=100)]
+                exc.add_note(f"in {name}: {messages}")
+        raise
 
 
 @pytest.mark.parametrize("exchange", ["default", "bound"])
@@ -93,7 +107,9 @@ def test_heartbeats_keep_a_connection_on_which_nothing_happens(url: str, unique:
 def test_a_broker_that_is_killed_and_restarted_has_all_that_it_confirmed(
     activemq: ActiveMQ, unique: Unique
 ) -> None:
-    with Traffic(activemq.url, unique()) as traffic:
+    queue = unique()
+
+    with leftovers(activemq.url, queue), Traffic(activemq.url, queue) as traffic:
         for _ in range(2):
             activemq.kill()
             activemq.start()
