@@ -26,7 +26,7 @@ help: ## this list
 demo: $(COPIED) ## examples/feed.py, in memory, or over the broker that CARROT_URL names
 	@$(BIN)/python examples/feed.py
 
-test: $(LINKED)test broker ## every test, with coverage, against a private RabbitMQ
+test: $(LINKED)test broker ## every test, with coverage, against a private RabbitMQ and ActiveMQ
 	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
 
 check: $(LINKED)check ## format, lint, types, and which module imports which

@@ -63,7 +63,7 @@ class BrokerConnection:
     :param ssl: True, a dict of the driver's TLS options, or an ``ssl.SSLContext``.
     :param connect_timeout: seconds for connecting and logging in; default 5, None waits forever.
     :param heartbeat: seconds between signs of life; 0 sends none. The default is 10 with the
-        driver amqp, and none with the others.
+        drivers amqp and pystomp, and none with the others.
     :param operation_timeout: seconds for the broker's answer to a request, and for taking what
         is sent to it; default 30.
     :param shuffle_hosts: try the hosts in an order of chance; default False.

@@ -47,14 +47,20 @@ class ConnectionFailed(CarrotError, ConnectionError):
     """The connection could not be made: refused, unknown host, TLS, handshake, virtual host."""
 
     @staticmethod
-    def from_cause(settings: ConnectionSettings, where: str, told: str) -> ConnectionFailed:
+    def from_cause(
+        settings: ConnectionSettings,
+        where: str,
+        told: str,
+        protocol: tuple[str, int, int] = ("AMQP 0-9-1", 5672, 5671),
+    ) -> ConnectionFailed:
         """The error, of the class and with the remedy that belong to what was *told*.
 
         :param where: host, port and virtual host.
         :param told: an exception's class and text, ``0`` and what a library found out, or the
             broker's reply code and text.
+        :param protocol: its name, and its usual ports, without and with TLS.
         """
-        cls, reason = _explain_failure(settings, told)
+        cls, reason = _explain_failure(settings, told, protocol)
         return cls(f"can't connect to {where}, as user {settings.userid!r}: {reason}")
 
 
@@ -266,7 +272,7 @@ _FAILURES: Sequence[tuple[str, str]] = (
     (
         r"^ConnectionRefusedError",
         "nobody listens there: is the broker running, and is this its host and port (usually "
-        "5672, and 5671 for TLS)?",
+        "{port}, and {tls_port} for TLS)?",
     ),
     (
         r"^gaierror: (?:\[Errno .*?\] )?(?P<detail>.*)",
@@ -279,8 +285,8 @@ _FAILURES: Sequence[tuple[str, str]] = (
     ),
     (
         r"^TimeoutError",
-        "no answer within {timeout} seconds: is this an AMQP broker's port, and no firewall in "
-        "between? Where all is well and slow, raise connect_timeout",
+        "no answer within {timeout} seconds: is this {a_protocol} broker's port, and no firewall "
+        "in between? Where all is well and slow, raise connect_timeout",
     ),
     # -- TLS
     (
@@ -306,8 +312,8 @@ _FAILURES: Sequence[tuple[str, str]] = (
     ),
     (
         r"^SSLError: .*(?:WRONG_VERSION_NUMBER|UNEXPECTED_MESSAGE|RECORD_LAYER_FAILURE)",
-        "the peer doesn't speak TLS: use the broker's TLS port (usually 5671), or ssl=False with "
-        "this one",
+        "the peer doesn't speak TLS: use the broker's TLS port (usually {tls_port}), or ssl=False "
+        "with this one",
     ),
     (
         r"^SSLError: (?P<detail>.*?)(?: \(_ssl.*)?$",
@@ -318,8 +324,8 @@ _FAILURES: Sequence[tuple[str, str]] = (
     (
         r"^(?:ConnectionResetError|ConnectionAbortedError|BrokenPipeError|SSLEOFError|"
         r"SSLZeroReturnError)|closed connection|^OSError: Socket closed",
-        "the peer hung up before it let anybody in: is this an AMQP 0-9-1 broker's port (usually "
-        "5672, and 5671 with ssl=True), or a proxy's without a broker behind it?",
+        "the peer hung up before it let anybody in: is this {a_protocol} broker's port (usually "
+        "{port}, and {tls_port} with ssl=True), or a proxy's without a broker behind it?",
     ),
     (
         r"offers the login methods (?P<offered>.*?), and not (?P<method>\w+)",
@@ -335,8 +341,8 @@ _FAILURES: Sequence[tuple[str, str]] = (
     ),
     (
         r"^(?:FramingError|ValueError|TypeError|KeyError|IndexError|error|0|505)\b",
-        "the peer doesn't speak AMQP 0-9-1: is this a broker's port (usually 5672, and 5671 with "
-        "ssl=True)?",
+        "the peer doesn't speak {protocol}: is this a broker's port (usually {port}, and "
+        "{tls_port} with ssl=True)?",
     ),
     # -- a broker that refuses
     (
@@ -374,12 +380,18 @@ _ACCESS_REFUSALS: Sequence[tuple[str, str]] = (
 )
 
 
-def _explain_failure(settings: ConnectionSettings, told: str) -> tuple[type[ConnectionFailed], str]:
+def _explain_failure(
+    settings: ConnectionSettings, told: str, protocol: tuple[str, int, int]
+) -> tuple[type[ConnectionFailed], str]:
     """The error's class, and the reason with a remedy; unknown reasons are given as they are."""
     names = {
         "user": settings.userid,
         "vhost": settings.virtual_host,
         "timeout": str(settings.connect_timeout),
+        "protocol": protocol[0],
+        "a_protocol": f"{'an' if protocol[0][0] in 'AEIOU' else 'a'} {protocol[0]}",
+        "port": str(protocol[1]),
+        "tls_port": str(protocol[2]),
     }
     for cls, table in ((ConnectionFailed, _FAILURES), (AccessRefused, _ACCESS_REFUSALS)):
         for pattern, template in table:

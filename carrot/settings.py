@@ -201,7 +201,7 @@ def _flag(what: str, value: str) -> bool:
 
 # -- URLs -------------------------------------------------------------------------------
 
-_TLS_SCHEMES = frozenset({"amqps"})
+_TLS_SCHEMES = frozenset({"amqps", "stomps"})
 _URL_OPTIONS: dict[str, Callable[[str, str], Any]] = {
     "heartbeat": seconds,
     "connect_timeout": seconds,

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import carrot
@@ -12,7 +13,7 @@ author = "The carrot developers"
 copyright = "2026, The carrot developers"
 version = release = carrot.__version__
 
-extensions = ["sphinx.ext.autodoc"]
+extensions = ["sphinx.ext.autodoc", "capabilities"]
 exclude_patterns = ["_build"]
 html_theme = "furo"
 html_title = f"carrot {release}"

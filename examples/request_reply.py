@@ -36,7 +36,11 @@ class Client:
     """Asks, and knows its answers by their correlation id."""
 
     def __init__(self, connection: BrokerConnection) -> None:
-        self.questions = Publisher(connection, exchange="", routing_key="squares", mandatory=True)
+        # Not every broker can tell that nobody listens to questions.
+        mandatory = connection.get_backend_cls().capabilities.mandatory
+        self.questions = Publisher(
+            connection, exchange="", routing_key="squares", mandatory=mandatory
+        )
         self.replies = Consumer(
             connection, queue=f"answers-{uuid4()}", exclusive=True, callbacks=[self._on_reply]
         )

@@ -12,7 +12,10 @@ from feed import FEEDS, FeedConsumer, FeedPublisher, connect
 
 def main(feed_urls: list[str]) -> None:
     """Send these feeds, or some."""
-    with connect() as connection, FeedPublisher(connection, mandatory=True) as publisher:
+    connection = connect()
+    # Not every broker can tell that nobody asked for a message.
+    mandatory = connection.get_backend_cls().capabilities.mandatory
+    with connection, FeedPublisher(connection, mandatory=mandatory) as publisher:
         # Whoever starts first declares the queue, so that feeds wait in it for their worker.
         FeedConsumer(connection).close()
         for feed_url in feed_urls or FEEDS:

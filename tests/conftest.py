@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.brokers import RabbitMQ, ZeroMQ
+from tests.brokers import ActiveMQ, RabbitMQ, ZeroMQ
 from tests.brokers.rabbitmq import version_at
 from tests.brokers.tls import TlsBroker, running_tls_broker
 
@@ -21,9 +21,15 @@ IN_CI = os.environ.get("CI", "").lower() in ("true", "1", "yes")
 # backend of the conformance suite.
 _brokers: list[str] = []
 _passed: Counter[str] = Counter()
+# What a driver can't do, by the words of its skipped tests, and how many they were.
+_lacking: Counter[str] = Counter()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if " has no " in reason and ":" not in reason:
+            _lacking[reason] += 1
     if report.when == "call" and report.passed:
         for name, value in report.user_properties:
             if name == "backend":
@@ -36,6 +42,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if _passed:
         counts = ", ".join(f"{number} on {name}" for name, number in sorted(_passed.items()))
         terminalreporter.write_line(f"the tests that every backend must pass: {counts}")
+    for reason, number in sorted(_lacking.items()):
+        terminalreporter.write_line(f"{reason}: {number} tests skipped")
 
 
 def unavailable(reason: str) -> None:
@@ -82,6 +90,33 @@ def amqp_url(request: pytest.FixtureRequest) -> str:
     if request.getfixturevalue("_given_broker") is None:
         unavailable("the broker that CARROT_TEST_AMQP_URL names does not answer")
     return GIVEN_URL
+
+
+@pytest.fixture(scope="session")
+def _private_activemq() -> Iterator[ActiveMQ]:
+    """The broker of this run, from the first test that needs it to the end."""
+    with ActiveMQ() as broker:
+        _brokers.append(f"ActiveMQ {broker.version}, a private broker on port {broker.port}")
+        yield broker
+
+
+@pytest.fixture
+def activemq(request: pytest.FixtureRequest) -> ActiveMQ:
+    """A private ActiveMQ, which the test may control. It must leave it running."""
+    if reason := ActiveMQ.missing():
+        if (line := f"no ActiveMQ: {reason}") not in _brokers:
+            _brokers.append(line)
+        unavailable(reason)
+    broker: ActiveMQ = request.getfixturevalue("_private_activemq")
+    if not broker.is_running:
+        broker.start()
+    return broker
+
+
+@pytest.fixture
+def stomp_url(activemq: ActiveMQ) -> str:
+    """The URL of a private ActiveMQ."""
+    return activemq.url
 
 
 @pytest.fixture(scope="session")

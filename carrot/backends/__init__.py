@@ -19,6 +19,7 @@ DEFAULT_BACKEND = "amqp"
 _AMQP = "carrot.backends.amqp.Backend"
 _PYAMQPLIB = "carrot.backends.pyamqplib.Backend"
 _MEMORY = "carrot.backends.memory.Backend"
+_STOMP = "carrot.backends.pystomp.Backend"
 _ZEROMQ = "carrot.backends.zeromq.Backend"
 
 #: Names, which are URL schemes too, to the classes they stand for.
@@ -31,13 +32,20 @@ BACKEND_ALIASES = {
     "mem": _MEMORY,
     "pyqueue": _MEMORY,
     "queue": _MEMORY,
+    "stomp": _STOMP,
+    "stomps": _STOMP,
+    "activemq": _STOMP,
     "zeromq": _ZEROMQ,
     "zeromq+tcp": _ZEROMQ,
     "zeromq+ipc": _ZEROMQ,
 }
 
 # Libraries that drivers need, to the pip command that brings them.
-_PIP = {"amqp": "pip install amqp", "zmq": "pip install 'carrot[zeromq]'"}
+_PIP = {
+    "amqp": "pip install amqp",
+    "stomp": "pip install 'carrot[stomp]'",
+    "zmq": "pip install 'carrot[zeromq]'",
+}
 
 
 def get_backend_cls(backend: str | type[BaseBackend] | None = None) -> type[BaseBackend]:

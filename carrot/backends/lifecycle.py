@@ -32,6 +32,13 @@ class Capabilities:
     """What a driver can do; asked for anything else it raises NotSupported.
 
     :param thread_safe: several threads may use one connection at once.
+    :param arguments: of queues (``x-…``), others than those that have a field of their own.
+    :param deletion: of queues, exchanges and bindings.
+    :param inspection: the broker says which queues and exchanges there are and what is in them,
+        and refuses the use of others.
+    :param overlapping_bindings: a message that matches several bindings of a queue comes once.
+    :param requeue_in_place: a message that a consumer requeues comes next, and not last.
+    :param topic_patterns: every ``#`` and ``*`` of AMQP, and not only some.
     """
 
     confirms: bool = True
@@ -48,6 +55,15 @@ class Capabilities:
     exchange_bindings: bool = True
     alternate_exchange: bool = True
     thread_safe: bool = False
+    arguments: bool = True
+    auto_delete: bool = True
+    deletion: bool = True
+    exclusive: bool = True
+    global_prefetch: bool = True
+    inspection: bool = True
+    overlapping_bindings: bool = True
+    requeue_in_place: bool = True
+    topic_patterns: bool = True
 
 
 class ConnectionLike(Protocol):

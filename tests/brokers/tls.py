@@ -1,4 +1,4 @@
-"""A RabbitMQ that speaks TLS, and lets clients in by their certificate."""
+"""A RabbitMQ that speaks TLS, and lets clients in by their certificate; and an ActiveMQ."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from tests.brokers.activemq import ActiveMQ
 from tests.brokers.rabbitmq import RabbitMQ, free_port
 
 
@@ -57,3 +58,27 @@ def running_tls_broker(folder: Path) -> Iterator[TlsBroker]:
         yield TlsBroker(
             port, *(str(folder / name) for name in ("ca.pem", "guest.pem", "guest.key"))
         )
+
+
+@contextmanager
+def running_tls_activemq(folder: Path) -> Iterator[tuple[ActiveMQ, str]]:
+    """A private ActiveMQ with a TLS listener for ``localhost``, and the file of its authority."""
+    # Here, because some tests run where nothing but pytest is installed.
+    import trustme
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.serialization import pkcs12
+
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    issued = authority.issue_cert("localhost")
+    keystore = pkcs12.serialize_key_and_certificates(
+        b"broker",
+        serialization.load_pem_private_key(issued.private_key_pem.bytes(), None),  # type: ignore[arg-type]
+        x509.load_pem_x509_certificate(issued.cert_chain_pems[0].bytes()),
+        None,
+        serialization.BestAvailableEncryption(b"keystore"),
+    )
+    (folder / "broker.p12").write_bytes(keystore)
+    with ActiveMQ(keystore=(str(folder / "broker.p12"), "keystore")) as broker:
+        yield broker, str(folder / "ca.pem")

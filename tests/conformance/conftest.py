@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from carrot.backends.base import BaseBackend
+from carrot.backends import get_backend_cls
+from carrot.backends.base import BaseBackend, Capabilities
 from carrot.connection import BrokerConnection
-from carrot.exceptions import ResourceLocked
+from carrot.exceptions import NotSupported, ResourceLocked
 from carrot.messaging import Consumer, Publisher
 from tests.brokers import ZeroMQ
 from tests.brokers.tls import TlsBroker
@@ -26,6 +27,7 @@ BACKENDS = {
     "amqp": "amqp_url",
     "amqps": "amqps_url",
     "pyamqplib": "pyamqplib_url",
+    "stomp": "stomp_url",
     "zeromq": "zeromq_url",
 }
 
@@ -53,6 +55,42 @@ def pyamqplib_url(amqp_url: str) -> str:
 def zeromq_url(zeromq: ZeroMQ, unique: Callable[..., str]) -> str:
     """A virtual host of its own for each test."""
     return zeromq.world(unique("world"))
+
+
+# What differs without a NotSupported, since it is nothing that one could ask for.
+UNTOLD = {"inspection", "requeue_in_place"}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Iterator[None]:
+    """A test of what the driver can't do must end in a NotSupported that says so.
+
+    It is skipped then, and fails when it ends otherwise: so neither a marker nor a field of
+    ``capabilities`` can hide more than what the driver says that it can't do.
+    """
+    name = pyfuncitem.callspec.params.get("backend_name") if _is_parametrized(pyfuncitem) else None
+    needed = [feature for mark in pyfuncitem.iter_markers("needs") for feature in mark.args]
+    lacking = [feature for feature in needed if name and not getattr(_capabilities(name), feature)]
+    if not lacking:
+        return (yield)
+    if not UNTOLD.isdisjoint(lacking):
+        pytest.skip(f"{name} has no {', '.join(lacking)}")
+    try:
+        yield
+    except NotSupported as exc:
+        told = [feature for feature in lacking if f"has no {feature}: " in str(exc)]
+        if not told:
+            raise
+        pytest.skip(f"{name} has no {', '.join(told)}")
+    pytest.fail(f"{name} has no {', '.join(lacking)}, and the test passes all the same")
+
+
+def _is_parametrized(item: pytest.Function) -> bool:
+    return hasattr(item, "callspec")
+
+
+def _capabilities(name: str) -> Capabilities:
+    return get_backend_cls(name).capabilities
 
 
 @pytest.fixture(params=list(BACKENDS))
@@ -89,8 +127,14 @@ class Declared:
         monkeypatch.setattr(backend_cls, "exchange_declare", exchange_declare)
 
     def delete(self, connection: BrokerConnection) -> None:
-        """Delete them all; names that are gone already are no error."""
+        """Delete them all; names that are gone already are no error.
+
+        Where nothing can be deleted they stay, until the broker of this run is removed: no other
+        test has their names.
+        """
         backend = connection.create_backend()
+        if not backend.capabilities.deletion:
+            return
         for queue in self.queues:
             # Of a connection that the test left open: it goes when that one goes.
             with suppress(ResourceLocked):

@@ -118,6 +118,7 @@ def test_backend_keyword_of_consumer_consumerset_and_messaging(connection, uniqu
     backend.close()
 
 
+@pytest.mark.needs("inspection", "deletion")
 def test_methods_of_the_backend_with_their_old_parameters(connection, unique):
     backend = connection.create_backend()
     queue, exchange = unique(), unique()

@@ -6,6 +6,7 @@ from carrot.exceptions import ConnectionLost, Nacked, NotFound, PublishError, Un
 from carrot.messaging import Consumer, Publisher
 
 
+@pytest.mark.needs("mandatory")
 def test_mandatory_message_without_a_queue_is_unroutable(feed):
     with pytest.raises(Unroutable, match=r"'nowhere'.*bind a queue") as caught:
         feed.publisher.send({"lost": True}, routing_key="nowhere", mandatory=True)
@@ -14,6 +15,7 @@ def test_mandatory_message_without_a_queue_is_unroutable(feed):
     assert message.payload == {"lost": True}
 
 
+@pytest.mark.needs("mandatory")
 def test_publisher_goes_on_working_after_an_unroutable_message(feed):
     for _ in range(3):
         with pytest.raises(Unroutable):
@@ -23,6 +25,7 @@ def test_publisher_goes_on_working_after_an_unroutable_message(feed):
     assert feed.payloads() == ["y"] * 3
 
 
+@pytest.mark.needs("mandatory")
 def test_mandatory_counts_without_confirms_too(feed, connection):
     with Publisher(connection, feed.exchange, confirm=False, mandatory=True) as publisher:
         with pytest.raises(Unroutable):
@@ -38,6 +41,7 @@ def test_message_that_is_not_mandatory_disappears_without_a_queue(feed):
     assert feed.payloads() == []
 
 
+@pytest.mark.needs("mandatory")
 def test_send_many_names_all_that_were_unroutable_after_sending_the_rest(feed):
     publisher = feed.publisher
     publisher.confirm_window = 4
@@ -50,6 +54,7 @@ def test_send_many_names_all_that_were_unroutable_after_sending_the_rest(feed):
     assert feed.payloads() == ["f"]
 
 
+@pytest.mark.needs("max_length")
 def test_full_queue_that_rejects_is_a_nack(make_feed):
     feed = make_feed(queue_arguments={"x-max-length": 2, "x-overflow": "reject-publish"})
 
@@ -63,11 +68,13 @@ def test_full_queue_that_rejects_is_a_nack(make_feed):
     assert feed.payloads() == [4]
 
 
+@pytest.mark.needs("mandatory")
 def test_both_failures_are_publish_errors(feed):
     with pytest.raises(PublishError):
         feed.publisher.send("x", routing_key="nowhere", mandatory=True)
 
 
+@pytest.mark.needs("mandatory")
 def test_confirms_of_two_publishers_do_not_mix(feed, connection):
     with Publisher(connection, feed.exchange, "key") as other:
         for number in range(20):
@@ -78,6 +85,7 @@ def test_confirms_of_two_publishers_do_not_mix(feed, connection):
     assert feed.payloads() == list(range(20))
 
 
+@pytest.mark.needs("inspection")
 def test_a_message_whose_channel_was_closed_meanwhile_is_never_taken_for_confirmed(
     feed, connection, unique
 ):
@@ -98,6 +106,7 @@ def test_a_message_whose_channel_was_closed_meanwhile_is_never_taken_for_confirm
     backend.close()
 
 
+@pytest.mark.needs("inspection")
 def test_messages_stay_confirmed_on_the_channel_that_replaces_a_lost_one(feed, connection, unique):
     feed.publisher.send("before")
     connection.close()
@@ -110,6 +119,7 @@ def test_messages_stay_confirmed_on_the_channel_that_replaces_a_lost_one(feed, c
     assert feed.payloads() == ["before", "after"]
 
 
+@pytest.mark.needs("headers_exchange")
 def test_return_is_of_the_message_with_those_headers(connection, unique):
     exchange = unique()
     consumer = Consumer(connection, unique(), exchange, {"n": 1}, exchange_type="headers")

@@ -71,7 +71,10 @@ def test_wait_may_be_called_again_and_again(feed):
     assert received == list(range(6))
 
 
-@pytest.mark.parametrize("option", ["exclusive", "auto_delete"])
+@pytest.mark.parametrize(
+    "option",
+    [pytest.param(name, marks=pytest.mark.needs(name)) for name in ("exclusive", "auto_delete")],
+)
 def test_wait_leaves_a_queue_alone_that_goes_with_its_last_consumer(connection, unique, option):
     received = []
     consumer = Consumer(connection, unique(), callbacks=[acking(received)], **{option: True})
@@ -111,6 +114,7 @@ def test_without_callbacks_the_error_says_what_to_do_and_nothing_is_lost(feed, c
     assert feed.payloads() == ["kept"]
 
 
+@pytest.mark.needs("requeue_in_place")
 def test_exception_in_a_callback_leaves_the_loop_with_the_message_unsettled(feed):
     seen = []
 
@@ -399,6 +403,7 @@ def test_closed_consumer_says_so_and_declare_opens_it_again(feed):
     assert feed.payloads() == ["x"]
 
 
+@pytest.mark.needs("deletion")
 def test_deleted_queue_ends_the_loop_with_a_clear_error_when_that_is_wanted(feed, connect):
     feed.consumer.raise_on_cancel = True
     feed.consumer.register_callback(acking([]))
@@ -469,6 +474,7 @@ def test_stop_in_the_last_step_does_not_end_the_next_wait(feed):
     assert received == [1, 2]
 
 
+@pytest.mark.needs("inspection")
 def test_channel_lost_in_a_callback_ends_the_loop_with_an_error(make_feed, unique):
     feed = make_feed(auto_ack=True)
     feed.connection.reconnect = False
@@ -553,6 +559,7 @@ def test_declare_follows_a_connection_that_was_replaced(feed, connect):
     assert feed.payloads() == ["x"]
 
 
+@pytest.mark.needs("inspection")
 def test_forgotten_consumer_gives_back_what_it_holds(connection, unique):
     queue = unique()
     other = connection.create_backend()

@@ -39,6 +39,7 @@ def declare(backend, unique):
     return Declare()
 
 
+@pytest.mark.needs("headers_exchange")
 def test_routing_table(connection, backend, declare, unique):
     """Each line of the table, with a queue and a binding of its own."""
     wrong = []
@@ -85,6 +86,7 @@ def test_topic_exchange_of_the_documentation(make_feed):
     assert feed.payloads() == ["usd.stock", "eur.stock.db"]
 
 
+@pytest.mark.needs("overlapping_bindings")
 def test_message_reaches_a_queue_once_however_many_bindings_match(backend, connection, make_feed):
     feed = make_feed(exchange_type="topic", routing_key="#")
     for key in ("a.*", "*.b", "a.b"):
@@ -95,6 +97,7 @@ def test_message_reaches_a_queue_once_however_many_bindings_match(backend, conne
     assert feed.payloads() == ["once"]
 
 
+@pytest.mark.needs("headers_exchange")
 @pytest.mark.parametrize("how", ["binding_arguments", "routing_key"])
 def test_headers_exchange_by_arguments_or_by_a_dict_for_the_key(connection, unique, how):
     exchange = unique()
@@ -109,6 +112,7 @@ def test_headers_exchange_by_arguments_or_by_a_dict_for_the_key(connection, uniq
     assert [m.payload for m in consumer.iterqueue()] == ["match", "match too"]
 
 
+@pytest.mark.needs("headers_exchange")
 def test_headers_exchange_with_any(connection, unique):
     exchange = unique()
     consumer = Consumer(
@@ -122,6 +126,7 @@ def test_headers_exchange_with_any(connection, unique):
     assert [m.payload for m in consumer.iterqueue()] == [{"a": 1}, {"b": 2, "a": 5}]
 
 
+@pytest.mark.needs("deletion")
 def test_bindings_add_up_and_can_be_taken_away(connection, backend, declare):
     exchange = declare.exchange()
     queue = declare.queue(exchange, "a")
@@ -136,6 +141,7 @@ def test_bindings_add_up_and_can_be_taken_away(connection, backend, declare):
     assert payloads(connection, queue) == ["b"]
 
 
+@pytest.mark.needs("exchange_bindings")
 def test_exchange_bound_to_an_exchange_passes_messages_on(connection, backend, declare):
     source, target = declare.exchange("topic"), declare.exchange("fanout")
     queue = declare.queue(target)
@@ -150,6 +156,7 @@ def test_exchange_bound_to_an_exchange_passes_messages_on(connection, backend, d
     assert payloads(connection, queue) == ["yes"]
 
 
+@pytest.mark.needs("exchange_bindings")
 def test_exchanges_bound_in_a_circle_deliver_once(connection, backend, declare):
     first, second = declare.exchange("fanout"), declare.exchange("fanout")
     queue = declare.queue(first)
@@ -162,6 +169,7 @@ def test_exchanges_bound_in_a_circle_deliver_once(connection, backend, declare):
     assert payloads(connection, queue) == ["once"]
 
 
+@pytest.mark.needs("alternate_exchange")
 def test_alternate_exchange_gets_what_reaches_no_queue(connection, unique):
     unrouted = Consumer(connection, unique(), unique("lost"), exchange_type="fanout")
     publisher = Publisher(
@@ -173,6 +181,7 @@ def test_alternate_exchange_gets_what_reaches_no_queue(connection, unique):
     assert unrouted.fetch(auto_ack=True).payload == "nobody's"
 
 
+@pytest.mark.needs("auto_delete")
 def test_auto_delete_exchange_goes_with_its_last_binding(connection, backend, declare):
     exchange = declare.exchange("direct", auto_delete=True)
     queue = declare.queue(exchange, "a")
@@ -183,6 +192,7 @@ def test_auto_delete_exchange_goes_with_its_last_binding(connection, backend, de
         backend.queue_bind(queue, exchange, "a")
 
 
+@pytest.mark.needs("deletion")
 def test_deleting_an_exchange(connection, backend, declare):
     exchange = declare.exchange()
     declare.queue(exchange, "a")
@@ -235,7 +245,8 @@ def test_names_with_amq_in_front_are_the_brokers(backend):
 @pytest.mark.parametrize(
     ("exchange", "key", "headers"),
     [("amq.direct", "k", None), ("amq.fanout", "", None), ("amq.topic", "k", None),
-     ("amq.headers", "", {"k": 1}), ("amq.match", "", {"k": 1})],
+     pytest.param("amq.headers", "", {"k": 1}, marks=pytest.mark.needs("headers_exchange")),
+     pytest.param("amq.match", "", {"k": 1}, marks=pytest.mark.needs("headers_exchange"))],
 )  # fmt: skip
 def test_exchanges_of_the_standard_are_there(connection, backend, declare, exchange, key, headers):
     queue = declare.queue(exchange, key, headers)
@@ -245,6 +256,7 @@ def test_exchanges_of_the_standard_are_there(connection, backend, declare, excha
     assert payloads(connection, queue) == ["x"]
 
 
+@pytest.mark.needs("exchange_bindings")
 def test_binding_what_is_not_there_is_not_found(backend, declare, unique):
     with pytest.raises(NotFound, match="no exchange"):
         backend.queue_bind(declare.queue(), unique("missing"), "k")
@@ -254,6 +266,7 @@ def test_binding_what_is_not_there_is_not_found(backend, declare, unique):
         backend.exchange_bind(unique("missing"), declare.exchange(), "k")
 
 
+@pytest.mark.needs("headers_exchange")
 def test_bad_x_match_is_told(backend, declare):
     with pytest.raises(PreconditionFailed, match="x-match"):
         backend.queue_bind(declare.queue(), declare.exchange("headers"), "", {"x-match": "some"})

@@ -52,11 +52,13 @@ def test_wait_returns_at_its_limit_and_raises_no_stop_iteration(feed):
     assert feed.consumer.wait(limit=1) is None
 
 
+@pytest.mark.needs("mandatory")
 def test_unroutable_mandatory_message_raises(feed):
     with pytest.raises(Unroutable):
         feed.publisher.send("x", routing_key="nowhere", mandatory=True)
 
 
+@pytest.mark.needs("headers_exchange")
 def test_headers_exchange_routes(connection, unique):
     exchange = unique()
     consumer = Consumer(connection, unique(), exchange, {"k": "v"}, exchange_type="headers")

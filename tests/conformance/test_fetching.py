@@ -139,6 +139,7 @@ def test_discarding_counts_what_was_sent_ahead(feed):
     assert feed.payloads() == []
 
 
+@pytest.mark.needs("requeue_in_place")
 def test_filter_discards_only_what_it_likes_and_keeps_the_order(feed):
     feed.publisher.send_many(range(6))
 

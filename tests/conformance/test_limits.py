@@ -25,6 +25,7 @@ def arrived(feed, held, count):
 # -- prefetch
 
 
+@pytest.mark.needs("requeue_in_place")
 def test_prefetch_limits_what_is_delivered_and_not_settled(make_feed):
     feed = make_feed(prefetch_count=2)
     held = []
@@ -78,6 +79,7 @@ def test_qos_before_consuming_counts(feed):
     assert arrived(feed, held, 1) == [0]
 
 
+@pytest.mark.needs("global_prefetch")
 def test_global_qos_limits_the_channel_together(make_feed, connection):
     feed = make_feed(prefetch_count=0)
     held = []
@@ -97,6 +99,7 @@ def test_global_qos_limits_the_channel_together(make_feed, connection):
 # -- priorities
 
 
+@pytest.mark.needs("arguments")
 def test_higher_priorities_come_first_and_equal_ones_in_order(make_feed):
     feed = make_feed(queue_arguments={"x-max-priority": 5})
     for number, priority in enumerate([0, 5, 1, 9, None, 5]):
@@ -108,6 +111,7 @@ def test_higher_priorities_come_first_and_equal_ones_in_order(make_feed):
 # -- lengths
 
 
+@pytest.mark.needs("max_length")
 def test_full_queue_drops_from_the_head(make_feed):
     feed = make_feed(queue_arguments={"x-max-length": 3})
 
@@ -116,6 +120,7 @@ def test_full_queue_drops_from_the_head(make_feed):
     assert feed.payloads() == [2, 3, 4]
 
 
+@pytest.mark.needs("max_length")
 def test_length_in_bytes_counts_too(make_feed):
     feed = make_feed(queue_arguments={"x-max-length-bytes": 25})
 
@@ -127,6 +132,7 @@ def test_length_in_bytes_counts_too(make_feed):
 # -- expiry
 
 
+@pytest.mark.needs("inspection")
 def test_message_expires_after_its_seconds(feed):
     feed.publisher.send("short", expiration=0.05)
     feed.publisher.send("long", expiration=60)
@@ -139,6 +145,7 @@ def test_message_expires_after_its_seconds(feed):
     assert message.properties["expiration"] == "60000"
 
 
+@pytest.mark.needs("arguments")
 def test_queue_expires_its_messages(make_feed):
     feed = make_feed(queue_arguments={"x-message-ttl": 50})
     feed.publisher.send_many([1, 2, 3])
@@ -146,6 +153,7 @@ def test_queue_expires_its_messages(make_feed):
     eventually(lambda: feed.consumer.fetch(auto_ack=True) is None)
 
 
+@pytest.mark.needs("arguments")
 def test_unused_queue_expires(make_feed, connection):
     feed = make_feed(queue_arguments={"x-expires": 100})
     backend = connection.create_backend()
@@ -168,6 +176,7 @@ def dead(connection, unique):
     return Consumer(connection, unique("dead"), unique("dead"), exchange_type="fanout")
 
 
+@pytest.mark.needs("dead_letters")
 def test_rejected_message_becomes_a_dead_letter_that_says_why(make_feed, dead):
     feed = make_feed(queue_arguments={"x-dead-letter-exchange": dead.exchange})
     feed.publisher.send("bad", headers={"mine": 1})
@@ -194,6 +203,7 @@ def test_rejected_message_becomes_a_dead_letter_that_says_why(make_feed, dead):
     assert letter.delivery_info["routing_key"] == "key"
 
 
+@pytest.mark.needs("dead_letters")
 def test_expired_message_becomes_a_dead_letter_without_its_expiration(make_feed, dead):
     feed = make_feed(queue_arguments={"x-dead-letter-exchange": dead.exchange})
     feed.publisher.send("late", expiration=0.02)
@@ -206,6 +216,7 @@ def test_expired_message_becomes_a_dead_letter_without_its_expiration(make_feed,
     assert death["original-expiration"] == "20"
 
 
+@pytest.mark.needs("dead_letters")
 def test_waiting_consumer_of_dead_letters_gets_them_when_they_expire(make_feed, dead):
     feed = make_feed(queue_arguments={"x-dead-letter-exchange": dead.exchange, "x-message-ttl": 50})
     received = []
@@ -218,6 +229,7 @@ def test_waiting_consumer_of_dead_letters_gets_them_when_they_expire(make_feed, 
     assert received == ["tick"]
 
 
+@pytest.mark.needs("dead_letters")
 def test_dropped_head_becomes_a_dead_letter(make_feed, dead):
     feed = make_feed(queue_arguments={"x-dead-letter-exchange": dead.exchange, "x-max-length": 1})
     feed.publisher.send_many([1, 2])
@@ -228,6 +240,7 @@ def test_dropped_head_becomes_a_dead_letter(make_feed, dead):
     assert letter.headers["x-death"][0]["reason"] == "maxlen"
 
 
+@pytest.mark.needs("dead_letters")
 def test_dead_letter_routing_key_replaces_the_messages_own(make_feed, connection, unique):
     parking = Consumer(connection, unique("parking"))
     feed = make_feed(
@@ -242,6 +255,7 @@ def test_dead_letter_routing_key_replaces_the_messages_own(make_feed, connection
     assert letter.headers["x-death"][0]["routing-keys"] == ["key"]
 
 
+@pytest.mark.needs("dead_letters")
 def test_retry_queue_counts_its_deaths(make_feed, connection, unique):
     """The usual retry: reject to a queue that gives the message back when it has expired."""
     work, retry = unique("work"), unique("retry")
@@ -260,6 +274,7 @@ def test_retry_queue_counts_its_deaths(make_feed, connection, unique):
     message.ack()
 
 
+@pytest.mark.needs("dead_letters")
 def test_message_that_would_go_round_for_ever_is_dropped(connection, make_feed, unique):
     queue = unique("circle")
     feed = make_feed(

@@ -30,8 +30,16 @@ def test_declaring_again_in_the_same_way_is_fine(feed):
     ("option", "words"),
     [
         ({"durable": False}, "exists with durable=True, declared here with durable=False"),
-        ({"auto_delete": True}, "auto_delete=False, declared here with auto_delete=True"),
-        ({"queue_arguments": {"x-max-length": 5}}, "x-max-length=nothing.* x-max-length=5"),
+        pytest.param(
+            {"auto_delete": True},
+            "auto_delete=False, declared here with auto_delete=True",
+            marks=pytest.mark.needs("auto_delete"),
+        ),
+        pytest.param(
+            {"queue_arguments": {"x-max-length": 5}},
+            "x-max-length=nothing.* x-max-length=5",
+            marks=pytest.mark.needs("max_length"),
+        ),
     ],
 )
 def test_redeclaring_differently_says_what_differs(feed, connection, option, words):
@@ -42,6 +50,7 @@ def test_redeclaring_differently_says_what_differs(feed, connection, option, wor
     assert feed.payloads() == ["the connection lives"]
 
 
+@pytest.mark.needs("inspection")
 def test_declaration_says_how_many_messages_and_consumers_there_are(feed, backend):
     feed.publisher.send_many([1, 2, 3])
 
@@ -50,6 +59,7 @@ def test_declaration_says_how_many_messages_and_consumers_there_are(feed, backen
     assert declared == (feed.queue, 3, 0)
 
 
+@pytest.mark.needs("inspection")
 def test_broker_makes_up_a_name(backend):
     declared = backend.queue_declare("", False, True, True)
 
@@ -57,6 +67,7 @@ def test_broker_makes_up_a_name(backend):
     assert backend.queue_exists(declared.queue)
 
 
+@pytest.mark.needs("inspection")
 def test_queue_exists_leaves_the_channel_alone(feed, backend, unique):
     feed.publisher.send("x")
     message = feed.consumer.fetch()
@@ -67,6 +78,7 @@ def test_queue_exists_leaves_the_channel_alone(feed, backend, unique):
     message.ack()
 
 
+@pytest.mark.needs("inspection")
 def test_warn_if_exists_warns_only_then(connection, unique):
     queue = unique()
     with warnings.catch_warnings():
@@ -79,6 +91,7 @@ def test_warn_if_exists_warns_only_then(connection, unique):
     assert len(caught) == 1
 
 
+@pytest.mark.needs("exclusive")
 def test_exclusive_implies_auto_delete_of_the_queue_but_not_of_the_exchange(connection, unique):
     exchange = unique()
     consumer = Consumer(connection, unique(), exchange, exclusive=True)
@@ -88,6 +101,7 @@ def test_exclusive_implies_auto_delete_of_the_queue_but_not_of_the_exchange(conn
     assert not Consumer(connection, unique()).auto_delete
 
 
+@pytest.mark.needs("inspection", "deletion")
 def test_exclusive_queue_is_locked_for_other_connections(connection, connect, unique):
     queue = unique()
     Consumer(connection, queue, exclusive=True)
@@ -106,6 +120,7 @@ def test_exclusive_queue_is_locked_for_other_connections(connection, connect, un
     assert Consumer(connection, queue, exclusive=True).fetch() is None
 
 
+@pytest.mark.needs("inspection")
 def test_exclusive_queue_goes_with_its_connection(connect, unique):
     queue = unique()
     owner, other = connect(), connect().create_backend()
@@ -116,6 +131,7 @@ def test_exclusive_queue_goes_with_its_connection(connect, unique):
     eventually(lambda: not other.queue_exists(queue))
 
 
+@pytest.mark.needs("auto_delete")
 def test_auto_delete_queue_goes_with_its_last_consumer(connection, backend, unique):
     queue = unique()
     first = Consumer(connection, queue, auto_delete=True, callbacks=[print])
@@ -140,6 +156,7 @@ def test_purging_leaves_unsettled_messages_alone(feed, backend):
     assert feed.payloads() == [1]
 
 
+@pytest.mark.needs("deletion")
 def test_deleting_says_how_many_messages_went_with_it(feed, backend):
     feed.publisher.send_many([1, 2])
 
@@ -149,6 +166,7 @@ def test_deleting_says_how_many_messages_went_with_it(feed, backend):
     assert backend.queue_delete(feed.queue) == 0
 
 
+@pytest.mark.needs("deletion")
 def test_deleting_only_when_empty_or_unused(feed, backend):
     feed.publisher.send("x")
 
@@ -170,13 +188,16 @@ def test_purging_what_is_not_there_is_not_found(backend, unique):
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"x-message-ttl": -1},
-        {"x-expires": 0},
-        {"x-max-length": -1},
-        {"x-max-priority": 300},
-        {"x-overflow": "explode"},
-        {"x-message-ttl": "soon"},
-        {"x-dead-letter-routing-key": "without an exchange"},
+        pytest.param(arguments, marks=pytest.mark.needs(feature))
+        for arguments, feature in (
+            ({"x-message-ttl": -1}, "arguments"),
+            ({"x-expires": 0}, "arguments"),
+            ({"x-max-length": -1}, "max_length"),
+            ({"x-max-priority": 300}, "arguments"),
+            ({"x-overflow": "explode"}, "max_length"),
+            ({"x-message-ttl": "soon"}, "arguments"),
+            ({"x-dead-letter-routing-key": "without an exchange"}, "dead_letters"),
+        )
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(connection, unique, arguments):

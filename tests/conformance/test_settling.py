@@ -26,6 +26,7 @@ def test_rejected_message_is_not_redelivered(feed):
     assert feed.consumer.fetch() is None
 
 
+@pytest.mark.needs("requeue_in_place")
 def test_requeued_message_is_redelivered_at_its_old_place(feed):
     feed.publisher.send_many([1, 2, 3])
     first, second = feed.consumer.fetch(), feed.consumer.fetch()
@@ -38,6 +39,7 @@ def test_requeued_message_is_redelivered_at_its_old_place(feed):
     assert [message.redelivered for message in again] == [True, True, False]
 
 
+@pytest.mark.needs("requeue_in_place")
 def test_unsettled_messages_come_back_in_order(feed, connection):
     feed.publisher.send_many(range(10))
     messages = list(feed.consumer.iterqueue(limit=6))

@@ -13,12 +13,13 @@ import django.conf
 import pytest
 
 from carrot import BrokerConnection, backends
-from carrot.backends import amqp, memory, pyamqplib
+from carrot.backends import amqp, memory, pyamqplib, pystomp
 from carrot.exceptions import CarrotError
 from carrot.settings import ConnectionSettings, parse_url
 from tests.docs.blocks import Example
 
 AMQP_DRIVERS = (amqp, pyamqplib)
+STOMP_ALIASES = ("stomp", "stomps", "activemq")
 
 
 @pytest.fixture
@@ -41,21 +42,24 @@ def clean_worlds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def in_memory(clean_worlds: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The names of the AMQP drivers mean the memory one."""
-    for alias in ("amqp", "amqps", "amqplib", "pyamqplib"):
+    for alias in ("amqp", "amqps", "amqplib", "pyamqplib", *STOMP_ALIASES):
         monkeypatch.setitem(backends.BACKEND_ALIASES, alias, "carrot.backends.memory.Backend")
 
 
 @pytest.fixture
 def on_rabbitmq(
-    amqp_url: str, clean_worlds: None, monkeypatch: pytest.MonkeyPatch
+    amqp_url: str,
+    clean_worlds: None,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> Iterator[None]:
-    """Every AMQP connection goes to the tests' broker; what is declared there goes at the end."""
-    place = parse_url(amqp_url)
-    del place["backend"]
+    """Every connection goes to the tests' broker; what is declared in RabbitMQ goes at the end."""
+    place = _without_backend(request, "amqp_url")
     opened: list[Any] = []
     declared: set[tuple[str, str]] = set()
+    _redirect(monkeypatch, pystomp, lambda: _without_backend(request, "stomp_url"), opened)
     for driver in AMQP_DRIVERS:
-        _redirect(monkeypatch, driver, place, opened)
+        _redirect(monkeypatch, driver, lambda: place, opened)
         for kind in ("queue", "exchange"):
             _remember(monkeypatch, driver, kind, declared)
     yield
@@ -68,8 +72,18 @@ def on_rabbitmq(
                 getattr(janitor.channel(), f"{kind}_delete")(name)
 
 
+def _without_backend(request: pytest.FixtureRequest, url: str) -> dict[str, Any]:
+    """The place that the URL of a fixture names."""
+    place = parse_url(request.getfixturevalue(url))
+    del place["backend"]
+    return place
+
+
 def _redirect(
-    monkeypatch: pytest.MonkeyPatch, driver: Any, place: Mapping[str, Any], opened: list[Any]
+    monkeypatch: pytest.MonkeyPatch,
+    driver: Any,
+    place: Callable[[], Mapping[str, Any]],
+    opened: list[Any],
 ) -> None:
     """Let a driver connect to that place, whatever it is told; what it opened is in *opened*."""
     really_open = driver.Transport.open.__func__
@@ -78,7 +92,7 @@ def _redirect(
         if cls is not driver.Transport:
             return really_open(cls, settings)  # a driver that is made of this one: ZeroMQ's
         settings = replace(settings, ssl=False, login_method="PLAIN")
-        opened.append(really_open(cls, replace(settings, **{"virtual_host": "/", **place})))
+        opened.append(really_open(cls, replace(settings, **{"virtual_host": "/", **place()})))
         return opened[-1]
 
     monkeypatch.setattr(driver.Transport, "open", classmethod(open_there))

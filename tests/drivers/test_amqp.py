@@ -19,7 +19,7 @@ from pamqp import base, commands, frame, header
 
 from carrot.backends import amqp
 from carrot.backends.amqp.framing import HEARTBEAT_FRAME, Event
-from carrot.backends.amqp.link import TlsLink
+from carrot.backends.link import TlsLink
 from carrot.connection import BrokerConnection
 from carrot.exceptions import (
     AccessRefused,

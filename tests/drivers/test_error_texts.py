@@ -117,7 +117,7 @@ NOT_TLS = (
     "this one"
 )
 NO_ANSWER = (
-    "no answer within {timeout} seconds: is this an AMQP broker's port, and no firewall in "
+    "no answer within {timeout} seconds: is this an AMQP 0-9-1 broker's port, and no firewall in "
     "between? Where all is well and slow, raise connect_timeout"
 )
 

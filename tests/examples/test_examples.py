@@ -59,6 +59,10 @@ PRINTS = {
         "database    db.replica.info  caught up",
     ],
 }
+# What this needs, and ActiveMQ can't do.
+NOT_OVER_ACTIVEMQ = {
+    "retries": "dead_letters",
+}
 # Run in tests of their own: one has no end, the other is no program.
 OTHERS = {"worker", "spool_backend"}
 
@@ -188,6 +192,44 @@ def test_every_program_is_tried_here() -> None:
 @pytest.mark.parametrize("name", PRINTS)
 def test_a_program_runs_in_memory(name: str) -> None:
     assert run(name, url=None) == PRINTS[name]
+
+
+@pytest.mark.parametrize("name", PRINTS)
+def test_a_program_runs_over_activemq_or_says_what_that_cannot_do(
+    name: str, stomp_url: str
+) -> None:
+    capabilities = BrokerConnection(stomp_url).get_backend_cls().capabilities
+    if feature := NOT_OVER_ACTIVEMQ.get(name):
+        assert not getattr(capabilities, feature)
+        done = subprocess.run(
+            command(name),
+            env=environment(stomp_url),
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
+        assert f"NotSupported: the pystomp driver has no {feature}: " in done.stderr
+    else:
+        assert run(name, stomp_url) == PRINTS[name]
+
+
+def test_feeds_go_from_process_to_process_over_activemq(stomp_url: str) -> None:
+    feeds = [f"https://example.org/{number}.rss" for number in range(100)]
+    with Worker(stomp_url) as worker:
+        assert worker.next_line() == "waiting for feeds"
+        run("send_feeds", stomp_url, *feeds)
+        received = []
+        while len(received) < len(feeds):
+            # What the other tests left in the queue comes too, for nothing deletes it.
+            line = worker.next_line()
+            if line.removeprefix("received  ") in feeds:
+                received.append(line)
+        code = worker.stop(signal.SIGTERM)
+        last = worker.next_line()
+
+    assert received == [f"received  {feed}" for feed in feeds]
+    assert (last, code) == ("stopped", 0)
 
 
 @pytest.mark.parametrize("name", PRINTS)

@@ -35,7 +35,7 @@ class Transport(AmqpTransport):
         return link.connect(settings, cls._port(settings), deadline)
 
     @classmethod
-    def _failed(
+    def _connection_failed(
         cls, settings: ConnectionSettings, where: str, cause: Exception
     ) -> ConnectionFailed:
         return connection_failed(settings, where, cause)
