@@ -6,11 +6,12 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import node
+from benchmarks.backends import activemq
 from benchmarks.case import Case
 from benchmarks.peers import PEERS
 from benchmarks.plot import svg
@@ -70,6 +71,15 @@ def broker(cases: Sequence[Case], url: str | None) -> Iterator[str | None]:
         yield private.url.removesuffix("//") + "/%2F"
 
 
+def _activemq_for(cases: Sequence[Case]) -> AbstractContextManager[None]:
+    """An ActiveMQ, when a case can use one."""
+    return (
+        activemq()
+        if {case.scenario for case in cases} & {"backends", "activemq"}
+        else nullcontext()
+    )
+
+
 def main(given: Sequence[str] | None = None) -> int:
     """Measure and report; returns 0 unless there is no broker: a benchmark is no test."""
     options = arguments(given)
@@ -79,7 +89,7 @@ def main(given: Sequence[str] | None = None) -> int:
         return 1
     if "node" in options.peers:
         node.install()
-    with broker(cases, options.url) as url:
+    with broker(cases, options.url) as url, _activemq_for(cases):
         about = surroundings(version_at(url) if url else None)
         work = effort(options)
         progress = Progress(work.rounds * sum(len(takers(c, options.peers)) for c in cases))

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from tempfile import TemporaryDirectory
+
+from tests.brokers import ActiveMQ
+
+#: Where the workers find the ActiveMQ of the run: it takes ten seconds to start.
+ACTIVEMQ = "CARROT_BENCHMARK_ACTIVEMQ"
 
 #: Takes the amqp URL of the run's RabbitMQ; the block has the URL of the driver's broker.
 Serve = Callable[[str], AbstractContextManager[str]]
@@ -25,6 +31,33 @@ def _amqp(amqp_url: str) -> Iterator[str]:
 @contextmanager
 def _pyamqplib(amqp_url: str) -> Iterator[str]:
     yield amqp_url.replace("amqp://", "pyamqplib://", 1)
+
+
+@contextmanager
+def activemq() -> Iterator[None]:
+    """An ActiveMQ for the workers that are started in this block, if there can be one."""
+    if ActiveMQ.missing():
+        yield
+        return
+    with ActiveMQ() as broker:
+        os.environ[ACTIVEMQ] = broker.url
+        yield
+
+
+def activemq_url() -> str:
+    """Where it is.
+
+    :raises ModuleNotFoundError: there is none.
+    """
+    url = os.environ.get(ACTIVEMQ)
+    if url is None:
+        raise ModuleNotFoundError("no ActiveMQ", name="activemq")
+    return url
+
+
+@contextmanager
+def _stomp(amqp_url: str) -> Iterator[str]:
+    yield activemq_url()
 
 
 @contextmanager
@@ -53,6 +86,7 @@ BACKENDS: dict[str, Serve] = {
     "memory": _memory,
     "amqp": _amqp,
     "pyamqplib": _pyamqplib,
+    "stomp": _stomp,
     "zeromq": _zeromq,
     "zeromq-store": _zeromq_store,
 }

@@ -144,6 +144,14 @@ BOUNDS = (
         rate("backends-latency", "zeromq"), rate("backends-latency", "amqp"),
     ),
     Bound(
+        "ActiveMQ, publish, CPU, to plain stomp.py", "≤", 0.7, cpu("activemq-publish"),
+        cpu("activemq-publish", "stomp.py"),
+    ),
+    Bound(
+        "ActiveMQ, consume, CPU, to plain stomp.py", "≤", 0.7, cpu("activemq-consume"),
+        cpu("activemq-consume", "stomp.py"),
+    ),
+    Bound(
         "in memory, publish + consume, CPU, to kombu", "≤", 0.20, _in_memory("carrot"),
         _in_memory("kombu"),
     ),

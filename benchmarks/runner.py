@@ -101,8 +101,8 @@ class Runner:
 
 
 def takers(case: Case, peers: Sequence[str]) -> list[str]:
-    """Who does a case: of those asked for, and with carrot each of its backends, and the limit."""
-    with_carrot = {"limit", *(BACKENDS if "carrot" in peers else ())}
+    """Who does a case: of those asked for, and what is compared with carrot alone."""
+    with_carrot = {"limit", *(("stomp.py", *BACKENDS) if "carrot" in peers else ())}
     return [peer for peer in case.peers if peer in peers or peer in with_carrot]
 
 

@@ -17,6 +17,7 @@ SCENARIOS = (
     "consume",
     "roundtrip",
     "backends",
+    "activemq",
     "threads",
     "memory",
     "topic",

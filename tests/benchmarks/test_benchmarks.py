@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import runner
 from benchmarks.__main__ import main
+from benchmarks.backends import ACTIVEMQ
 from benchmarks.bodies import body
 from benchmarks.bounds import check
 from benchmarks.clock import Meter
@@ -20,7 +21,7 @@ from benchmarks.runner import Effort, Runner, run_worker
 from benchmarks.scenarios import SCENARIOS, all_cases, scenario
 from benchmarks.summary import Summary, summarize
 from benchmarks.terminal import tables
-from tests.brokers import RabbitMQ
+from tests.brokers import ActiveMQ, RabbitMQ
 
 LITTLE = Effort(rounds=1, share=0.001, seconds=0.1, warmup=5)
 
@@ -30,7 +31,10 @@ def escaped(url: str) -> str:
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_every_scenario_measures_carrot(name: str, rabbitmq: RabbitMQ) -> None:
+def test_every_scenario_measures_carrot(
+    name: str, rabbitmq: RabbitMQ, activemq: ActiveMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(ACTIVEMQ, activemq.url)
     cases = scenario(name).CASES
 
     results = Runner(escaped(rabbitmq.url), LITTLE).run(cases, ["carrot"])
