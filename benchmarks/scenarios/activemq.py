@@ -40,9 +40,12 @@ def run(job: Job) -> Result:
     publish, consume = do[job.peer]
     if job.options["step"] == "publish":
         return publish(job, data)
-    # What is consumed, carrot sends for both.
+    # What is consumed, carrot sends for both, and takes what is left out of the broker's memory.
     _send(job, data, job.warmup + job.messages + 2 * PREFETCH)
-    return consume(job)
+    result = consume(job)
+    with BrokerConnection(activemq_url()) as connection:
+        Consumer(connection, job.queue).discard_all()
+    return result
 
 
 def _send(job: Job, data: Any, count: int) -> None:

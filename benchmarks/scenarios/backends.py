@@ -56,7 +56,9 @@ def run(job: Job) -> Result:
     with BACKENDS[job.peer](job.url) as url, BrokerConnection(url) as connection:
         consumer = Consumer(connection, job.queue, prefetch_count=PREFETCH)
         publisher = Publisher(connection, routing_key=job.queue, **options)
-        return _STEPS[job.options["step"]](job, publisher, consumer, data)
+        result = _STEPS[job.options["step"]](job, publisher, consumer, data)
+        consumer.discard_all()  # not every broker's queue is deleted afterwards
+        return result
 
 
 def _publish(job: Job, publisher: Publisher, consumer: Consumer, data: Any) -> Result:

@@ -124,7 +124,7 @@ class Confirms:
         meant = [
             number
             for number, (_, exchange, *_) in list(self._pending.items())
-            if error.code == 404 and f"no exchange '{exchange}' in" in error.text
+            if names_exchange(error, exchange)
         ]
         for number in meant:
             self._blamed[number] = error
@@ -164,6 +164,12 @@ class Confirms:
         failures = [self._failed.pop(number) for number in numbers if number in self._failed]
         if failures:
             raise merged(failures)
+
+
+def names_exchange(error: ChannelError, exchange: str | None = None) -> bool:
+    """Whether the channel was closed because an exchange isn't there: that one, or any."""
+    name = "" if exchange is None else f"{exchange}' in"
+    return error.code == 404 and f"no exchange '{name}" in error.text
 
 
 def merged(failures: Collection[PublishError]) -> PublishError:

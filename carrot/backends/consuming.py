@@ -84,9 +84,11 @@ class Consuming(Lifecycle):
             if subscription is None:
                 return
             is_open = self.is_open
-            if is_open and not self._paused:
-                self._unsubscribe(self._channel, consumer_tag)
-            self._subscriptions.pop(consumer_tag, None)
+            try:
+                if is_open and not self._paused:
+                    self._unsubscribe(self._channel, consumer_tag)
+            finally:
+                self._subscriptions.pop(consumer_tag, None)
             if is_open:  # else the broker takes back what it delivered
                 self._return_inbox(subscription)
         self.interrupt()  # consume() ends with the last subscription
@@ -213,7 +215,8 @@ class Consuming(Lifecycle):
     def _drop_what_will_be_redelivered(self) -> None:
         """The connection is gone: what could not be acked any more is not worth processing."""
         for entry in tuple(self.inbox):
-            if not entry[0].no_ack:
+            # Another thread may have made a new one meanwhile, and got something on it.
+            if not entry[0].no_ack and not self.delivered(entry[1]):
                 _removed(self.inbox, entry)
 
     @property

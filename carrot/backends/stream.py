@@ -253,12 +253,12 @@ class StreamTransport(BaseTransport):
         with self._writing:
             if self._lost is not None or (channel is not None and not channel.is_open):
                 self._refuse(channel)
-            if self._soon:
-                self._soon.append(data)
-                data = b"".join(self._soon)
-                self._soon.clear()
-                self._soon_size = 0
             try:
+                if self._soon:
+                    self._soon.append(data)
+                    data = b"".join(self._soon)
+                    self._soon.clear()
+                    self._soon_size = 0
                 self._link.write(data)
             except (OSError, ValueError) as exc:
                 failure: BaseException = exc
@@ -310,7 +310,11 @@ class StreamTransport(BaseTransport):
         """Let the timer send what was to be sent soon."""
         if not self._flush_is_due:
             self._flush_is_due = True
-            timer.call_in(ACK_DELAY, _weakly(self._flush_late))
+            try:
+                timer.call_in(ACK_DELAY, _weakly(self._flush_late))
+            except BaseException:
+                self._flush_is_due = False
+                raise
 
     def _refuse(self, channel: Writer | None) -> None:
         """Say why nothing can be written."""

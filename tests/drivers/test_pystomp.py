@@ -31,6 +31,7 @@ from carrot.exceptions import (
     PermissionDenied,
     ResourceLocked,
 )
+from carrot.message import Message
 from carrot.messaging import Consumer, Publisher
 from tests.brokers import ActiveMQ
 from tests.brokers.activemq import PASSWORD, USER
@@ -769,3 +770,38 @@ def test_an_error_that_belongs_to_no_request_ends_the_connection(
         consumer.fetch()
 
     assert consumer.fetch() is None
+
+
+def test_ack_of_many_settles_nothing_that_the_program_has_not_got(
+    connection: BrokerConnection, unique: Callable[..., str]
+) -> None:
+    """One binding's message waits here until the consumer, whose limit is one, has room."""
+    backend, exchange, queue, other = (
+        connection.create_backend(), unique("exchange"), unique("queue"), unique("other"),
+    )  # fmt: skip
+    backend.exchange_declare(exchange, "direct", True, False)
+    for name in (queue, other):
+        backend.queue_declare(name, True, False, False)
+    backend.queue_bind(queue, exchange, "key")
+    with Publisher(connection, exchange, "key") as bound, Publisher(connection) as direct:
+        bound.send("one of two")
+        direct.send("the other", routing_key=queue)
+        direct.send("elsewhere", routing_key=other)
+    seen: list[Message] = []
+    backend.qos(0, 1)
+    backend.declare_consumer(queue, False, seen.append, "first")
+    transport, channel = connection.connection, backend.channel
+    transport.wait_for(lambda: len(channel.unsettled) == 2, 10)
+    assert len(backend.inbox) == 1
+    backend.declare_consumer(other, False, seen.append, "second")
+    transport.wait_for(lambda: len(backend.inbox) == 2, 10)
+    while backend.inbox:
+        backend.dispatch()
+
+    backend.ack(seen[-1].delivery_tag, multiple=True)
+    transport.wait_for(lambda: backend.inbox, 10)
+    backend.dispatch()
+
+    assert sorted(message.payload for message in seen) == ["elsewhere", "one of two", "the other"]
+    seen[-1].ack()
+    backend.close()

@@ -274,6 +274,30 @@ def test_what_was_taken_without_acks_or_dropped_is_forgotten(path):
     assert rows(path, "messages") == 2
 
 
+def test_full_queue_takes_back_what_was_in_hand_when_the_broker_ended(path):
+    """It refuses what is new, and these were confirmed."""
+    arguments = {"x-max-length": 2, "x-overflow": "reject-publish"}
+
+    def fill(connection: BrokerConnection) -> None:
+        consumer = Consumer(connection, "full", queue_arguments=arguments)
+        publisher = Publisher(connection, routing_key="full")
+        for number in range(4):
+            publisher.send(number)
+            if number < 2:
+                consumer.fetch()
+
+    serve(path, fill)
+    found: list[object] = []
+
+    def empty(connection: BrokerConnection) -> None:
+        consumer = Consumer(connection, "full", queue_arguments=arguments)
+        found.extend(m.payload for m in iter(partial(consumer.fetch, auto_ack=True), None))
+
+    serve(path, empty)
+
+    assert found == [0, 1, 2, 3]
+
+
 def test_broker_without_a_store_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with Broker("tcp://127.0.0.1:*") as broker, BrokerConnection(broker.url) as connection:

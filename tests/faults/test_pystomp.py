@@ -38,7 +38,10 @@ def url(activemq: ActiveMQ, proxy: Proxy) -> str:
 
 @contextmanager
 def leftovers(url: str, queue: str) -> Iterator[None]:
-    """When the block fails, its error says what the broker still has: stuck, or lost?"""
+    """When the block fails, its error says what the broker still has: stuck, or lost?
+
+    It is looked at when those in the block have let go of what they had.
+    """
     try:
         yield
     except AssertionError as exc:
@@ -104,12 +107,13 @@ def test_heartbeats_keep_a_connection_on_which_nothing_happens(url: str, unique:
     assert not losses
 
 
+@pytest.mark.parametrize("exchange", ["default", "bound"])
 def test_a_broker_that_is_killed_and_restarted_has_all_that_it_confirmed(
-    activemq: ActiveMQ, unique: Unique
+    activemq: ActiveMQ, unique: Unique, exchange: str
 ) -> None:
-    queue = unique()
+    queue, name = unique(), unique("exchange") if exchange == "bound" else ""
 
-    with leftovers(activemq.url, queue), Traffic(activemq.url, queue) as traffic:
+    with leftovers(activemq.url, queue), Traffic(activemq.url, queue, exchange=name) as traffic:
         for _ in range(2):
             activemq.kill()
             activemq.start()
@@ -201,3 +205,62 @@ def test_a_loss_reaches_whoever_waits(proxy: Proxy, url: str, unique: Unique) ->
 
         with pytest.raises(ConnectionLost, match="is gone"):
             consumer.wait(timeout=PATIENCE)
+
+
+# What is asked for, by name; the answer comes after the deadline.
+LATE_ANSWERS: dict[str, Callable[[Consumer], object]] = {
+    "wait": lambda consumer: consumer.wait(timeout=0.5),
+    "wait-limit": lambda consumer: consumer.wait(limit=1, timeout=0.5),
+    "consume": lambda consumer: consumer.consume(),
+    "fetch": lambda consumer: consumer.fetch(timeout=0.5),
+    "discard_all": lambda consumer: consumer.discard_all(),
+}
+
+
+@pytest.mark.parametrize("use", LATE_ANSWERS.values(), ids=LATE_ANSWERS)
+def test_what_a_slow_broker_delivers_too_late_is_held_by_nobody(
+    proxy: Proxy, url: str, activemq: ActiveMQ, unique: Unique, use: Callable[[Consumer], object]
+) -> None:
+    received: list[object] = []
+    with (
+        BrokerConnection(url, operation_timeout=0.5, heartbeat=0) as connection,
+        BrokerConnection(activemq.url) as other,
+    ):
+        consumer = Consumer(connection, unique(), callbacks=[print])
+        proxy.link.down.faults = Faults(freeze_at=0)
+        with pytest.raises(OperationTimeout):
+            use(consumer)
+        proxy.link.thaw()
+
+        Publisher(other, routing_key=consumer.queue).send_many(range(5))
+        onlooker = Consumer(
+            other, consumer.queue, callbacks=[lambda data, m: (received.append(data), m.ack())]
+        )
+        onlooker.wait(limit=5, timeout=PATIENCE)
+
+    assert received == [0, 1, 2, 3, 4]
+
+
+def test_a_loop_whose_end_the_broker_answered_too_late_can_begin_again(
+    proxy: Proxy, url: str, activemq: ActiveMQ, unique: Unique
+) -> None:
+    received: list[object] = []
+    with (
+        BrokerConnection(url, heartbeat=0) as connection,
+        BrokerConnection(activemq.url) as other,
+    ):
+        consumer = Consumer(
+            connection, unique(), callbacks=[lambda data, m: (received.append(data), m.ack())]
+        )
+        consumer.consume()
+        proxy.link.down.faults = Faults(freeze_at=0)
+        connection.operation_timeout = 0.5
+        with pytest.raises(OperationTimeout):
+            consumer.wait(timeout=0.2)
+            consumer.cancel()
+        proxy.link.thaw()
+
+        Publisher(other, routing_key=consumer.queue).send("x")
+        consumer.wait(limit=1, timeout=PATIENCE)
+
+    assert received == ["x"]

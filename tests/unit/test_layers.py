@@ -32,6 +32,7 @@ LAYERS = (
     ("carrot.backends.lifecycle", "carrot.backends.stream"),
     ("carrot.backends.consuming",),
     ("carrot.backends.base",),
+    ("carrot.backends.stream_backend",),
     (
         "carrot.backends.amqp",
         "carrot.backends.memory",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from pamqp import base, commands
@@ -20,29 +19,24 @@ from carrot.backends.amqp.tables import (
 )
 from carrot.backends.amqp.transport import Transport
 from carrot.backends.base import (
-    BaseBackend,
     BaseMessage,
     BaseTransport,
     Capabilities,
     QueueDeclared,
 )
-from carrot.backends.confirms import Confirms
-from carrot.exceptions import CarrotError, ChannelError, EncodeError
+from carrot.backends.confirms import Confirms, names_exchange
+from carrot.backends.stream_backend import StreamBackend
+from carrot.exceptions import CarrotError, ChannelError, ConnectionLost, EncodeError
 from carrot.message import Outgoing
 from carrot.routing import check_exchange_type
 from carrot.values import method_arguments
 
 
-class Backend(BaseBackend):
+class Backend(StreamBackend):
     """A channel on RabbitMQ, for any number of threads."""
 
     transport_cls = Transport
     capabilities = Capabilities(thread_safe=True)
-
-    def renew_locks(self) -> None:
-        super().renew_locks()
-        self._publishing = threading.RLock()
-        self._is_batching = False
 
     # -- the channel's life
 
@@ -50,14 +44,6 @@ class Backend(BaseBackend):
         channel: Channel = transport.channel()
         channel.listen(self)
         return channel
-
-    def _is_usable(self, channel: Channel | None) -> bool:
-        return channel is not None and channel.is_open
-
-    def close(self) -> None:
-        # Not between a message's number and its write.
-        with self._publishing:
-            super().close()
 
     def _close_channel(self, channel: Channel) -> None:
         with suppress(CarrotError):
@@ -243,8 +229,13 @@ class Backend(BaseBackend):
                 else:
                     number = confirms.publish(message, exchange, routing_key, mandatory)
                 channel.publish(frames, self._is_batching)
-            except ChannelError:
+            except ChannelError as exc:
                 self.take_failure()  # this is it, raised where it belongs
+                if names_exchange(exc) and not names_exchange(exc, exchange):
+                    raise ConnectionLost(
+                        "another message that was sent on this channel has closed it; this one was "
+                        "not sent"
+                    ) from exc
                 raise
             except CarrotError:
                 raise
@@ -255,42 +246,8 @@ class Backend(BaseBackend):
                 raise
             return number
 
-    def _channel_and_books(self) -> tuple[Channel, Confirms | None]:
-        """The channel and the confirms that belong to it; a reader may take both away any time."""
-        while True:
-            channel = self._channel
-            if channel is None or not channel.is_open or self._failure is not None:
-                channel = self.channel  # opens one, or raises why there is none
-            confirms = self.confirms
-            # They come before the channel, and go after it.
-            if channel is self._channel and (confirms is not None or not self._is_confirming):
-                return channel, confirms
-
-    def confirm_select(self) -> None:
-        with self._publishing:
-            super().confirm_select()
-
-    @contextmanager
-    def batching(self) -> Iterator[None]:
-        self._is_batching = True
-        try:
-            yield
-        except BaseException:
-            self._is_batching = False
-            if (channel := self._channel) is not None:
-                channel.flush_soon()
-            raise
-        self._is_batching = False
-        if (channel := self._channel) is not None:
-            channel.flush()
-
     def _confirm_select(self, channel: Channel) -> None:
         channel.call(commands.Confirm.Select)
-
-    def _confirming(self, channel: Channel) -> Confirms:
-        # Its own: what is read of an earlier channel, while this one is opened, is not for these.
-        channel.confirms = super()._confirming(channel)
-        return channel.confirms
 
     # -- what comes in; called by whichever thread is reading
 
@@ -327,11 +284,6 @@ class Backend(BaseBackend):
         if channel is self._channel:
             confirms = channel.confirms
             self.fail(error, confirms is not None and confirms.blame(error))
-
-    def on_give_up(self, channel: Channel) -> None:
-        if channel is self._channel:
-            self._forget_channel()
-            self.interrupt()
 
     # -- receiving
 

@@ -160,6 +160,19 @@ class Queue:
             self._drop_expired()
         return True
 
+    def restore(self, message: QueuedMessage) -> None:
+        """Take in a message that was here in the broker's life before, however full it is now."""
+        message.queue = self
+        self._last_position += 1
+        message.position = self._last_position
+        if message.ttl is not None or self._ttl is not None:
+            self._set_expiry(message)
+        self.ready.push(message)
+        if self._is_bounded:
+            self._drop_overflow()
+        if message.expires_at is not None:
+            self._drop_expired()
+
     def _refuses(self, message: QueuedMessage) -> bool:
         rules = self.rules
         if rules.overflow == "drop-head" or not self._is_over(1, len(message.body)):

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from carrot.backends.base import (
-    BaseBackend,
     BaseMessage,
     BaseTransport,
     Capabilities,
     ConnectionLike,
     QueueDeclared,
 )
-from carrot.backends.confirms import Confirms
 from carrot.backends.pystomp import names
 from carrot.backends.pystomp.channel import Channel
 from carrot.backends.pystomp.declared import Binding, Declared, Exchange, Queue
@@ -23,6 +21,7 @@ from carrot.backends.pystomp.delivery import Delivery
 from carrot.backends.pystomp.encoder import Encoder
 from carrot.backends.pystomp.frames import Frame
 from carrot.backends.pystomp.transport import Transport
+from carrot.backends.stream_backend import StreamBackend
 from carrot.exceptions import CarrotError, ChannelError, ConnectionLost, NotSupported
 from carrot.routing import check_exchange_type
 from carrot.values import entity_name, required_name, short_string, table
@@ -40,7 +39,7 @@ _ASKS_FOR = {
 }
 
 
-class Backend(BaseBackend):
+class Backend(StreamBackend):
     """What ActiveMQ can do over STOMP; docs/guides/activemq.rst says how and what not."""
 
     transport_cls = Transport
@@ -65,12 +64,12 @@ class Backend(BaseBackend):
 
     def __init__(self, connection: ConnectionLike) -> None:
         super().__init__(connection)
-        self._is_batching = False
         self._encoder = Encoder()
 
     def renew_locks(self) -> None:
         super().renew_locks()
-        self._publishing: Any = self.changing
+        # A channel does one thing at a time.
+        self._publishing = self.changing
 
     # -- the channel's life
 
@@ -80,9 +79,6 @@ class Backend(BaseBackend):
         channel.listen(self)
         transport.declared.attach(self)
         return channel
-
-    def _is_usable(self, channel: Channel | None) -> bool:
-        return channel is not None and channel.is_open
 
     def _close_channel(self, channel: Channel) -> None:
         with suppress(CarrotError):
@@ -277,38 +273,8 @@ class Backend(BaseBackend):
             transport.declared.check_owner(found, None)
         return names.temporary_destination(queue)
 
-    def _channel_and_books(self) -> tuple[Channel, Confirms | None]:
-        """The channel and the confirms that belong to it; a reader may take both away any time."""
-        while True:
-            channel = self._channel
-            if channel is None or not channel.is_open or self._failure is not None:
-                channel = self.channel  # opens one, or raises why there is none
-            confirms = self.confirms
-            # They come before the channel, and go after it.
-            if channel is self._channel:
-                return channel, confirms
-
-    @contextmanager
-    def batching(self) -> Iterator[None]:
-        self._is_batching = True
-        try:
-            yield
-        except BaseException:
-            self._is_batching = False
-            if (channel := self._channel) is not None:
-                channel.flush_soon()
-            raise
-        self._is_batching = False
-        if (channel := self._channel) is not None:
-            channel.flush()
-
     def _confirm_select(self, channel: Channel) -> None:
         """Nothing to do: each message asks for its receipt."""
-
-    def _confirming(self, channel: Channel) -> Confirms:
-        # Its own: what is read of an earlier channel, while this one is opened, is not for these.
-        channel.confirms = super()._confirming(channel)
-        return channel.confirms
 
     # -- what comes in; called by whichever thread is reading
 

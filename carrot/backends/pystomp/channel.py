@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Collection, Iterable, Sequence
-from contextlib import suppress
 from typing import Protocol
 
 from carrot.backends.confirms import Confirms
@@ -21,7 +20,7 @@ from carrot.backends.pystomp.sources import (
     selector,
     subscription_headers,
 )
-from carrot.exceptions import CarrotError, ChannelError, OperationTimeout
+from carrot.exceptions import ChannelError
 
 #: How many messages one subscription holds for us, so that its selector fits in a header.
 HOLD = 100
@@ -37,6 +36,7 @@ class Listener(Protocol):
 
     def on_delivery(self, tag: int, frame: Frame, consumer_tag: str) -> None: ...
     def on_refusal(self, channel: Channel, error: ChannelError) -> None: ...
+    def on_give_up(self, channel: Channel) -> None: ...
 
 
 class Channel(Private):
@@ -95,9 +95,8 @@ class Channel(Private):
         *frames, _ = [self._subscribe_frame(source, prefetch) for source in sources]
         try:
             self._call("SUBSCRIBE", subscription_headers(sources[-1], prefetch), frames)
-        except CarrotError:
-            for source in sources:
-                self._sources.pop(source.id, None)
+        except ChannelError:
+            self._end_all(sources)  # those that the broker did not refuse
             raise
         consumer.sources += sources
         self._consumers[consumer_tag] = consumer
@@ -161,12 +160,11 @@ class Channel(Private):
             if tag not in in_hand:
                 self.unsettled.pop(tag, None)
         if holding:
-            with suppress(OperationTimeout):  # one that has expired doesn't come again
-                self._wait_for(
-                    lambda: not any(source.wanted for source in holding),
-                    self._deadline(None),
-                    "SUBSCRIBE",
-                )
+            self._wait_for(
+                lambda: not any(source.wanted for source in holding),
+                self._deadline(None),
+                "SUBSCRIBE",
+            )
         for source in holding:
             for tag in source.wanted.values():
                 self.unsettled.pop(tag, None)
@@ -209,10 +207,17 @@ class Channel(Private):
     def ack(self, tag: int, multiple: bool) -> None:
         """The message is done with; *multiple*: and all that came before it."""
         if multiple:
-            for earlier in [one for one in list(self.unsettled) if one < tag or not tag]:
+            for earlier in self._in_hand_up_to(tag):
                 self._hand_on(self._settle(earlier, b"ACK").source.consumer)
         if tag or not multiple:
             self._hand_on(self._settle(tag, b"ACK").source.consumer)
+
+    def _in_hand_up_to(self, tag: int) -> list[int]:
+        """The tags before that one (0: all) of messages that a program has."""
+        with self._handing:
+            consumers = [*self._consumers.values(), *self._private.values()]
+            waiting = {one for consumer in consumers for one, _ in consumer.waiting}
+            return [one for one in self.unsettled if (one < tag or not tag) and one not in waiting]
 
     def reject(self, tag: int) -> None:
         """The message goes to the broker's queue of dead letters."""
@@ -258,6 +263,14 @@ class Channel(Private):
         self._hand_on(one.source.consumer)
 
     # -- the end
+
+    def give_up(self) -> None:
+        self.confirms = None  # nothing that comes now is believed
+        listener = None if self._listener is None else self._listener()
+        self._listener = None
+        super().give_up()
+        if listener is not None:
+            listener.on_give_up(self)
 
     def close(self) -> None:
         """End all subscriptions; what was delivered and not settled goes back."""

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from carrot.backends.pystomp import headers as mapping
 from carrot.backends.pystomp.frames import Frame
 from carrot.backends.pystomp.sources import FIRST, Sources, Unsettled, ack_of, settle_frame
-from carrot.exceptions import OperationTimeout
 
 #: How many messages are taken at once while a queue is purged.
 PURGE_WINDOW = 500
@@ -40,16 +39,13 @@ class Looking(Sources):
         """
         source = self._new_source(queue, destination)
         browser = self._new_source(queue, destination)
-        try:
+        with self._answered():
             self._line.write(
                 self._subscribe_frame(source, 1)
                 + self._subscribe_frame(browser, 1, browser="true", selector="1=0"),
                 self,
             )
             self._wait_for(lambda: source.arrived or browser.is_browsed, deadline, "SUBSCRIBE")
-        except OperationTimeout:
-            self._line.write(self._end(source) + self._end(browser), self)
-            raise
         if not source.arrived:
             self._end_all([source, browser])
             return None
@@ -61,7 +57,8 @@ class Looking(Sources):
 
     def purge(self, queue: str, destinations: Sequence[str]) -> int:
         """Discard what is in the queue, and say how many messages that were."""
-        return sum(self._purge(queue, destination) for destination in destinations)
+        with self._answered():
+            return sum(self._purge(queue, destination) for destination in destinations)
 
     def _purge(self, queue: str, destination: str) -> int:
         source = self._new_source(queue, destination)

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from carrot.backends.pystomp.frames import Frame, encode
 from carrot.backends.stream import Writer
 from carrot.deadline import within
-from carrot.exceptions import ChannelError, ConnectionLost, OperationTimeout
+from carrot.exceptions import CarrotError, ChannelError, ConnectionLost, OperationTimeout
 
 #: ActiveMQ's word for "no limit" is a large number.
 UNLIMITED = 1_000_000
@@ -126,6 +127,28 @@ class Sources:
 
     # -- asking
 
+    @contextmanager
+    def _answered(self) -> Iterator[None]:
+        """What is asked for in this block is answered, or nobody waits for this channel any more.
+
+        Else a subscription that is made late would take messages that nobody gets.
+        """
+        try:
+            yield
+        except (ChannelError, ConnectionLost):
+            raise
+        except BaseException:  # no answer in time, or an interrupt
+            self.give_up()
+            raise
+
+    def give_up(self) -> None:
+        """Nobody uses this channel any more: what it has taken goes back to its queue."""
+        self.is_open = False
+        frames = [self._end(source) for source in list(self._sources.values())]
+        with suppress(CarrotError):
+            self._line.write(b"".join(frames))
+        self._line.forget(self.number)
+
     def _call(
         self,
         command: str,
@@ -137,15 +160,17 @@ class Sources:
         receipt = self._line.new_receipt()
         patience = within(self._line.operation_timeout if timeout is None else timeout)
         request = encode(command, {**headers, "receipt": receipt})
-        self._line.call([*before, request], receipt, patience, self)
+        with self._answered():
+            self._line.call([*before, request], receipt, patience, self)
 
     def _wait_for(self, ready: Callable[[], object], deadline: float | None, what: str) -> None:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
-        try:
-            self._line.wait_for(lambda: ready() or not self.is_open, left)
-        except OperationTimeout as exc:
-            self._line.is_silent = True
-            raise OperationTimeout(f"the broker didn't answer {what} in time") from exc
+        with self._answered():
+            try:
+                self._line.wait_for(lambda: ready() or not self.is_open, left)
+            except OperationTimeout as exc:
+                self._line.is_silent = True
+                raise OperationTimeout(f"the broker didn't answer {what} in time") from exc
         self.check_open()
 
     def _deadline(self, timeout: float | None) -> float | None:

@@ -49,7 +49,9 @@ class Broker:
         curve_secret_key: str | None = None,
         curve_clients: Collection[str] | None = None,
     ) -> None:
-        self._bind = [bind] if isinstance(bind, str) else list(bind)
+        # A URL of its own is taken, too.
+        addresses = [bind] if isinstance(bind, str) else bind
+        self._bind = [address.removeprefix("zeromq+") for address in addresses]
         self._store = store
         self._secret_key = None if curve_secret_key is None else curve_secret_key.encode()
         self._clients = None if curve_clients is None else [key.encode() for key in curve_clients]

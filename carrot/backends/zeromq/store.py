@@ -286,8 +286,8 @@ class Store(Keeper):
             if expires is not None:
                 message.ttl = max(0.0, expires - now)
             self._messages[queue][message] = number
-            # Without adding it once more. One that has expired meanwhile goes where it should.
-            Queue.publish(queue, message)
+            # One that has expired meanwhile goes where it should.
+            queue.restore(message)
 
 
 def _table(data: bytes) -> dict[str, Any]:
