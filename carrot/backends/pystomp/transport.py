@@ -66,7 +66,7 @@ class Transport(StreamTransport):
                 raise
         if settings.connect_timeout is not None:
             left = settings.connect_timeout - (time.monotonic() - begun)
-            settings = replace(settings, connect_timeout=max(0.1, left))
+            settings = replace(settings, connect_timeout=max(0.1, round(left, 1)))
         return super().open(settings)
 
     def _shake_hands(self, settings: ConnectionSettings, deadline: float | None) -> None:
