@@ -37,7 +37,7 @@ def test_every_output_in_a_page_follows_its_code(page: Path) -> None:
     outputs = sum(bool(example.output) for example in examples(page))
 
     assert languages.count("text") == outputs
-    assert set(languages) <= {"python", "text", "console", "toml", "none"}
+    assert set(languages) <= {"python", "text", "console", "toml", "xml", "none"}
 
 
 def test_every_guide_has_code() -> None:

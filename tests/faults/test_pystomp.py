@@ -107,13 +107,13 @@ def test_heartbeats_keep_a_connection_on_which_nothing_happens(url: str, unique:
     assert not losses
 
 
-@pytest.mark.parametrize("exchange", ["default", "bound"])
 def test_a_broker_that_is_killed_and_restarted_has_all_that_it_confirmed(
-    activemq: ActiveMQ, unique: Unique, exchange: str
+    activemq: ActiveMQ, unique: Unique
 ) -> None:
-    queue, name = unique(), unique("exchange") if exchange == "bound" else ""
+    """What is published to an exchange meanwhile may be lost: docs/guides/activemq.rst says so."""
+    queue = unique()
 
-    with leftovers(activemq.url, queue), Traffic(activemq.url, queue, exchange=name) as traffic:
+    with leftovers(activemq.url, queue), Traffic(activemq.url, queue) as traffic:
         for _ in range(2):
             activemq.kill()
             activemq.start()
