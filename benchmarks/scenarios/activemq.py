@@ -14,12 +14,11 @@ from benchmarks.bodies import SMALL, body
 from benchmarks.case import Case
 from benchmarks.clock import Meter, Stopwatch
 from benchmarks.job import Job, Result
+from benchmarks.scenarios.backends import PREFETCH, consume_and_ack
 from carrot import BrokerConnection, Consumer, Publisher
-from carrot.message import Message
 
 #: Messages on their way, not yet confirmed: as many for both.
 WINDOW = 1000
-PREFETCH = 500
 PATIENCE = 60.0  # seconds
 
 CASES = tuple(
@@ -65,19 +64,8 @@ def _publish(job: Job, data: Any) -> Result:
 
 
 def _consume(job: Job) -> Result:
-    meter = Meter(job)
     with BrokerConnection(activemq_url()) as connection:
-        consumer = Consumer(connection, job.queue, prefetch_count=PREFETCH)
-
-        def work(data: Any, message: Message) -> None:
-            message.ack()
-            if meter.tick():
-                consumer.stop()
-
-        consumer.register_callback(work)
-        consumer.wait()
-    assert meter.result
-    return meter.result
+        return consume_and_ack(job, Consumer(connection, job.queue, prefetch_count=PREFETCH))
 
 
 def _plain(listener: Any) -> Any:

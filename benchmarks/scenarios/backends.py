@@ -75,6 +75,11 @@ def _pipelined(job: Job, publisher: Publisher, consumer: Consumer, data: Any) ->
 def _consume(job: Job, publisher: Publisher, consumer: Consumer, data: Any) -> Result:
     # As much as may be read ahead stays in the queue to the end.
     publisher.send_many(repeat(data, job.warmup + job.messages + 2 * PREFETCH))
+    return consume_and_ack(job, consumer)
+
+
+def consume_and_ack(job: Job, consumer: Consumer) -> Result:
+    """Measure a consumer of a queue that is full enough."""
     meter = Meter(job)
 
     def work(data: Any, message: Message) -> None:

@@ -44,6 +44,51 @@ class Writer(Protocol):
     def check_open(self) -> None: ...
 
 
+class Line(Protocol):
+    """What a channel needs of its connection, whatever the protocol."""
+
+    operation_timeout: float | None
+    is_silent: bool
+
+    def write(self, data: bytes, channel: Writer | None = None) -> None: ...
+    def write_soon(self, data: bytes, channel: Writer) -> None: ...
+    def write_with_others(self, data: bytes, channel: Writer) -> None: ...
+    def flush(self) -> None: ...
+    def flush_soon(self) -> None: ...
+    def look(self) -> None: ...
+    def wait_for(self, ready: Callable[[], object], timeout: float | None = None) -> None: ...
+
+
+class StreamChannel:
+    """What channels on a StreamTransport have in common: when what they publish goes out."""
+
+    is_open: bool
+    _line: Line
+
+    def check_open(self) -> None:
+        """Asked under the lock that guards what is written; raises why it is closed."""
+        raise NotImplementedError
+
+    def publish(self, data: bytes, keep: bool) -> None:
+        """Send a message; *keep* it back until there are more to be sent with it."""
+        if keep:
+            self._line.write_with_others(data, self)
+        else:
+            self._line.write(data, self)
+
+    def look(self) -> None:
+        """Take in what has arrived, if nobody has lately."""
+        self._line.look()
+
+    def flush(self) -> None:
+        """Send what was kept back."""
+        self._line.flush()
+
+    def flush_soon(self) -> None:
+        """Let what was kept back be sent, without waiting for it."""
+        self._line.flush_soon()
+
+
 class StreamTransport(BaseTransport):
     """A connection over TCP or TLS, and the turn of reading.
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from pamqp import base, commands
 
+from carrot.backends import stream
 from carrot.backends.amqp import framing
 from carrot.backends.amqp.framing import Event
 from carrot.backends.amqp.methods import decode_method, encode_method
@@ -18,22 +19,13 @@ from carrot.deadline import spelled, within
 from carrot.exceptions import CarrotError, ChannelError, ConnectionLost, OperationTimeout
 
 
-class Line(Protocol):
+class Line(stream.Line, Protocol):
     """What a channel needs of its connection."""
 
     frame_max: int
-    operation_timeout: float | None
-    is_silent: bool
 
     @property
     def is_open(self) -> bool: ...
-    def write(self, data: bytes, channel: Channel | None = None) -> None: ...
-    def write_soon(self, data: bytes, channel: Channel) -> None: ...
-    def write_with_others(self, data: bytes, channel: Channel) -> None: ...
-    def flush(self) -> None: ...
-    def flush_soon(self) -> None: ...
-    def look(self) -> None: ...
-    def wait_for(self, ready: Any, timeout: float | None = None) -> None: ...
     def forget(self, number: int) -> None: ...
 
 
@@ -47,7 +39,7 @@ class Listener(Protocol):
     def on_give_up(self, channel: Channel) -> None: ...
 
 
-class Channel:
+class Channel(stream.StreamChannel):
     """An open channel.
 
     :ivar number: its number on the connection.
@@ -61,7 +53,7 @@ class Channel:
         self.confirms: Confirms | None = None
         self._listener: weakref.ref[Listener] | None = None
         self.is_open = True
-        self._line = line
+        self._line: Line = line
         #: The frames of a message: see :meth:`framing.PublishEncoder.encode`.
         self.encode = framing.PublishEncoder(number, line.frame_max).encode
         self._asking = threading.Lock()
@@ -187,25 +179,6 @@ class Channel:
             self._answer = command
 
     # -- publishing and settling
-
-    def publish(self, frames: bytes, keep: bool) -> None:
-        """Send a message; *keep* it back until there are more to be sent with it."""
-        if keep:
-            self._line.write_with_others(frames, self)
-        else:
-            self._line.write(frames, self)
-
-    def look(self) -> None:
-        """Take in what has arrived, if nobody has lately."""
-        self._line.look()
-
-    def flush(self) -> None:
-        """Send what was kept back."""
-        self._line.flush()
-
-    def flush_soon(self) -> None:
-        """Let what was kept back be sent, without waiting for it."""
-        self._line.flush_soon()
 
     def ack(self, delivery_tag: int, multiple: bool) -> None:
         self._line.write_soon(framing.ack_frame(self.number, delivery_tag, multiple), self)

@@ -146,27 +146,18 @@ class Queue:
         message.queue = self
         if self._is_bounded and self._refuses(message):
             return False
+        self.take(message)
+        return True
+
+    def take(self, message: QueuedMessage) -> None:
+        """Deliver or store a message of this queue's, however full that is."""
         self._last_position += 1
         message.position = self._last_position
         if message.ttl is not None or self._ttl is not None:
             self._set_expiry(message)
         if self.in_line and not self.ready.size and (consumer := self._next_consumer()):
             consumer.receive(message)
-            return True
-        self.ready.push(message)
-        if self._is_bounded:
-            self._drop_overflow()
-        if message.expires_at is not None:
-            self._drop_expired()
-        return True
-
-    def restore(self, message: QueuedMessage) -> None:
-        """Take in a message that was here in the broker's life before, however full it is now."""
-        message.queue = self
-        self._last_position += 1
-        message.position = self._last_position
-        if message.ttl is not None or self._ttl is not None:
-            self._set_expiry(message)
+            return
         self.ready.push(message)
         if self._is_bounded:
             self._drop_overflow()

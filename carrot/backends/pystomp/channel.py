@@ -185,25 +185,6 @@ class Channel(Private):
 
     # -- publishing and settling
 
-    def publish(self, frame: bytes, keep: bool) -> None:
-        """Send a message; *keep* it back until there are more to be sent with it."""
-        if keep:
-            self._line.write_with_others(frame, self)
-        else:
-            self._line.write(frame, self)
-
-    def look(self) -> None:
-        """Take in what has arrived, if nobody has lately."""
-        self._line.look()
-
-    def flush(self) -> None:
-        """Send what was kept back."""
-        self._line.flush()
-
-    def flush_soon(self) -> None:
-        """Let what was kept back be sent, without waiting for it."""
-        self._line.flush_soon()
-
     def ack(self, tag: int, multiple: bool) -> None:
         """The message is done with; *multiple*: and all that came before it."""
         if multiple:

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from carrot.backends import stream
 from carrot.backends.pystomp.frames import Frame, encode
-from carrot.backends.stream import Writer
 from carrot.deadline import within
 from carrot.exceptions import CarrotError, ChannelError, ConnectionLost, OperationTimeout
 
@@ -21,22 +21,16 @@ UNLIMITED = 1_000_000
 FIRST = "127"
 
 
-class Line(Protocol):
+class Line(stream.Line, Protocol):
     """What a channel needs of its connection."""
 
-    operation_timeout: float | None
-    is_silent: bool
-
-    def write(self, data: bytes, channel: Writer | None = None) -> None: ...
-    def write_soon(self, data: bytes, channel: Writer) -> None: ...
-    def write_with_others(self, data: bytes, channel: Writer) -> None: ...
-    def flush(self) -> None: ...
-    def flush_soon(self) -> None: ...
-    def look(self) -> None: ...
-    def wait_for(self, ready: Callable[[], object], timeout: float | None = None) -> None: ...
     def new_receipt(self) -> str: ...
     def call(
-        self, frames: list[bytes], receipt: str, timeout: float | None, channel: Writer | None
+        self,
+        frames: list[bytes],
+        receipt: str,
+        timeout: float | None,
+        channel: stream.Writer | None,
     ) -> None: ...
     def forget(self, number: str) -> None: ...
 
@@ -101,7 +95,7 @@ class Unsettled(NamedTuple):
     frame: Frame
 
 
-class Sources:
+class Sources(stream.StreamChannel):
     """Subscriptions under names of their own, and requests that are answered by receipts.
 
     :ivar number: the channel's, which all its names begin with.
@@ -112,7 +106,7 @@ class Sources:
         self.number = number
         self.is_open = True
         self.unsettled: dict[int, Unsettled] = {}
-        self._line = line
+        self._line: Line = line
         self._sources: dict[str, Source] = {}
         self._numbers = itertools.count(1)
         self._tags = itertools.count(1)

@@ -287,7 +287,8 @@ class Store(Keeper):
                 message.ttl = max(0.0, expires - now)
             self._messages[queue][message] = number
             # One that has expired meanwhile goes where it should.
-            queue.restore(message)
+            message.queue = queue
+            queue.take(message)
 
 
 def _table(data: bytes) -> dict[str, Any]:
