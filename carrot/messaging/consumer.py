@@ -17,8 +17,8 @@ from carrot.exceptions import (
 )
 from carrot.message import Message
 from carrot.messaging.receiver import Callback, ErrorCallback, Loop, Receiver
+from carrot.messaging.unique_ids import unique_id
 from carrot.retry import Retry
-from carrot.utils import gen_unique_id
 from carrot.values import SHORT_STRING_BYTES, required_name, seconds
 
 
@@ -158,7 +158,7 @@ class Consumer(Loop):
     def _generate_consumer_tag(self) -> str:
         """A tag that no other consumer has, and that tells an operator whose it is."""
         cls = type(self)
-        return f"{cls.__module__}.{cls.__name__}-{gen_unique_id()}"[-SHORT_STRING_BYTES:]
+        return f"{cls.__module__}.{cls.__name__}-{unique_id()}"[-SHORT_STRING_BYTES:]
 
     # -- topology
 

@@ -20,8 +20,8 @@ from carrot.exceptions import (
 from carrot.message import Message, Outgoing, Properties
 from carrot.messaging.batch import Batch
 from carrot.messaging.envelope import Envelope, RoutingKey, SendOptions, checked_properties
-from carrot.messaging.message_ids import new_message_id
 from carrot.messaging.options import Configurable
+from carrot.messaging.unique_ids import unique_id
 from carrot.recovery import recover
 from carrot.retry import Retry
 from carrot.serialization import RAW_TYPE, call_encoder, registry
@@ -421,7 +421,7 @@ class Publisher(Configurable):
             properties = envelope.complete[content_type] = Properties(
                 envelope.properties, content_type=content_type, content_encoding=content_encoding
             )
-        return Outgoing(body, properties, new_message_id() if envelope.has_id else None)
+        return Outgoing(body, properties, unique_id() if envelope.has_id else None)
 
     def _encode(self, data: Any, envelope: Envelope) -> tuple[str, str, bytes]:
         """Content type, content encoding and body of data that no serializer encodes."""

@@ -1,18 +1,18 @@
-"""The ids by which a receiver can tell that a message came twice."""
+"""Ids that nobody else has: of consumers, and of messages, to tell that one came twice."""
 
 from __future__ import annotations
 
 import os
 from itertools import count
 
-# Of this process, and then a number: 0.2 µs, where a uuid4 takes 2.
+# Of this process, and then a number: 0.2 µs, where a uuid4 takes 2, and its import 2 ms.
 _process = os.urandom(9).hex()
 # Any thread may take the next one: count() is one step of the interpreter's.
 _numbers = count(1)
 
 
-def new_message_id() -> str:
-    """An id that no other message has."""
+def unique_id() -> str:
+    """An id that was never given before, here or elsewhere."""
     return f"{_process}-{next(_numbers)}"
 
 
