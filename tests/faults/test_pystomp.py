@@ -107,13 +107,16 @@ def test_heartbeats_keep_a_connection_on_which_nothing_happens(url: str, unique:
     assert not losses
 
 
+@pytest.mark.parametrize("exchange", ["default", "bound"])
 def test_a_broker_that_is_killed_and_restarted_has_all_that_it_confirmed(
-    activemq: ActiveMQ, unique: Unique
+    activemq: ActiveMQ, unique: Unique, exchange: str
 ) -> None:
-    """What is published to an exchange meanwhile may be lost: docs/guides/activemq.rst says so."""
-    queue = unique()
+    queue, name = unique(), unique("exchange") if exchange == "bound" else ""
 
-    with leftovers(activemq.url, queue), Traffic(activemq.url, queue) as traffic:
+    with (
+        leftovers(activemq.url, queue),
+        Traffic(activemq.url, queue, exchange=name) as traffic,
+    ):
         for _ in range(2):
             activemq.kill()
             activemq.start()
