@@ -46,6 +46,11 @@ class Confirms:
         self._pending[number] = (message, exchange, routing_key, mandatory)
         return number
 
+    def withdraw(self, number: int) -> None:
+        """The message that has the last number was not written: the next one gets it."""
+        self._pending.pop(number)
+        self._last = number - 1
+
     def refused(self, message: Message, exchange: str, routing_key: str, reason: str | None) -> int:
         """The number of a message that a broker, which answers at once, has not taken.
 
@@ -101,19 +106,19 @@ class Confirms:
     def returned(self, message: Message, exchange: str, routing_key: str, reason: str) -> None:
         """The broker's basic.return. It names no number: the first that is like it is meant.
 
-        :param message: as it came back.
+        :param message: as it came back; brokers add headers and take some out (``BCC``).
         """
-        for number, (sent, *address, mandatory) in list(self._pending.items()):
-            if (
-                mandatory
-                and number not in self._returned
-                and address == [exchange, routing_key]
-                and sent.body == message.body
-                and sent.headers == message.headers
-                and sent.properties.get("message_id") == message.properties.get("message_id")
-            ):
-                self._returned[number] = reason
-                return
+        alike = {
+            number: sent.headers == message.headers
+            for number, (sent, *address, mandatory) in list(self._pending.items())
+            if mandatory
+            and number not in self._returned
+            and address == [exchange, routing_key]
+            and sent.body == message.body
+            and sent.properties.get("message_id") == message.properties.get("message_id")
+        }
+        if alike:
+            self._returned[max(alike, key=lambda number: alike[number])] = reason
 
     def blame(self, error: ChannelError) -> bool:
         """The broker closed the channel for *error*: whether that is about messages sent here.
@@ -167,9 +172,12 @@ class Confirms:
 
 
 def names_exchange(error: ChannelError, exchange: str | None = None) -> bool:
-    """Whether the channel was closed because an exchange isn't there: that one, or any."""
+    """Whether the channel was closed because of an exchange: that one, or any.
+
+    It isn't there, or may not be written to.
+    """
     name = "" if exchange is None else f"{exchange}' in"
-    return error.code == 404 and f"no exchange '{name}" in error.text
+    return error.code in (403, 404) and f"exchange '{name}" in error.text
 
 
 def merged(failures: Collection[PublishError]) -> PublishError:

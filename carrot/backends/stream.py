@@ -32,6 +32,8 @@ HEARTBEAT = 10
 UNREAD = 0.5
 #: How late an ack may be, in seconds, so that it can share a write with others.
 ACK_DELAY = 0.001
+#: How long to wait, in seconds, for somebody else to have written, or for room.
+NO_ROOM_DELAY = 0.01
 #: How much is kept back, in bytes, while many messages are sent together.
 LARGE_WRITE = 64 * 1024
 
@@ -351,12 +353,12 @@ class StreamTransport(BaseTransport):
             self._soon.append(data)
         self.flush_soon()
 
-    def flush_soon(self) -> None:
+    def flush_soon(self, delay: float = ACK_DELAY) -> None:
         """Let the timer send what was to be sent soon."""
         if not self._flush_is_due:
             self._flush_is_due = True
             try:
-                timer.call_in(ACK_DELAY, _weakly(self._flush_late))
+                timer.call_in(delay, _weakly(self._flush_late))
             except BaseException:
                 self._flush_is_due = False
                 raise
@@ -379,7 +381,7 @@ class StreamTransport(BaseTransport):
         self._flush_is_due = False  # first: what is kept back from now on asks for its own
         self._write_if_room(b"")
         if self._soon and self._lost is None:
-            self.flush_soon()  # somebody else was writing, or there was no room
+            self.flush_soon(NO_ROOM_DELAY)  # somebody else was writing, or there was no room
 
     def _start_heart(self) -> None:
         """Send signs of life from now on, if any were agreed."""

@@ -21,7 +21,8 @@ class StreamBackend(BaseBackend):
     def renew_locks(self) -> None:
         super().renew_locks()
         self._publishing = threading.RLock()
-        self._is_batching = False
+        #: The threads whose messages are kept back, to go out together.
+        self._batching: set[int] = set()
 
     # -- the channel's life
 
@@ -43,17 +44,23 @@ class StreamBackend(BaseBackend):
 
     @contextmanager
     def batching(self) -> Iterator[None]:
-        self._is_batching = True
+        thread = threading.get_ident()
+        self._batching.add(thread)
         try:
             yield
         except BaseException:
-            self._is_batching = False
+            self._batching.discard(thread)
             if (channel := self._channel) is not None:
                 channel.flush_soon()
             raise
-        self._is_batching = False
+        self._batching.discard(thread)
         if (channel := self._channel) is not None:
             channel.flush()
+
+    @property
+    def _keeps_back(self) -> bool:
+        """Whether what this thread publishes is sent with what follows it."""
+        return threading.get_ident() in self._batching
 
     def confirm_select(self) -> None:
         with self._publishing:

@@ -21,6 +21,9 @@ from carrot.exceptions import (
 from carrot.message import Message
 from carrot.messaging.envelope import Envelope, SendOptions
 
+#: How many bytes of bodies may be under way, unconfirmed; at least one message is.
+WINDOW_BYTES = 16 * 1024 * 1024
+
 
 class Sender(Protocol):
     """What a batch needs of its publisher."""
@@ -55,6 +58,7 @@ class Batch:
         self.sent = 0
         self._publisher = publisher
         self._unconfirmed: deque[_Sent] = deque()
+        self._bytes = 0
         self._books: Confirms | None = None
         self._failures: list[PublishError] = []
         # Whether there were messages that nobody confirms.
@@ -88,8 +92,9 @@ class Batch:
             # What becomes of it stands in the channel's books, also when the channel is gone.
             self._books = publisher.backend.confirms or self._books
             self._unconfirmed.append(_Sent(number, message, envelope))
-            if len(self._unconfirmed) >= publisher.confirm_window:
-                self._settle(publisher.confirm_window // 2)
+            self._bytes += len(message.body)
+            if len(self._unconfirmed) >= publisher.confirm_window or self._bytes >= WINDOW_BYTES:
+                self._settle(len(self._unconfirmed) // 2)
 
     def _settle(self, leave: int) -> None:
         """Wait for the confirms of the oldest, until *leave* are left."""
@@ -103,7 +108,7 @@ class Batch:
             self._recover(exc)
             return
         for _ in oldest:
-            unconfirmed.popleft()
+            self._bytes -= len(unconfirmed.popleft().message.body)
 
     def _wait_for(self, numbers: list[int], timeout: float | None) -> None:
         try:
@@ -142,6 +147,7 @@ class Batch:
         except PublishError as exc:
             self._failures.append(exc)
         self._unconfirmed.clear()
+        self._bytes = 0
 
     def __enter__(self) -> Self:
         self._open.enter_context(self._publisher.backend.batching())

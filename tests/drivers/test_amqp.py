@@ -21,6 +21,7 @@ from carrot.backends import amqp
 from carrot.backends.amqp.framing import HEARTBEAT_FRAME, Event
 from carrot.backends.link import TlsLink
 from carrot.connection import BrokerConnection
+from carrot.deadline import until
 from carrot.exceptions import (
     AccessRefused,
     CarrotError,
@@ -428,9 +429,9 @@ def test_peer_that_talks_nonsense_is_a_lost_connection(make_peer, data):
     assert not connection.is_open
 
 
-def answer_qos(peer: Peer) -> None:
+def answer_qos(peer: Peer, channel: int = 1) -> None:
     peer.hear(commands.Basic.Qos)
-    peer.say(commands.Basic.QosOk())
+    peer.say(commands.Basic.QosOk(), channel)
 
 
 def test_peer_that_hangs_up_is_a_lost_connection(make_peer):
@@ -495,13 +496,108 @@ def test_confirms_of_a_replaced_channel_settle_nothing_of_the_next_one(make_peer
     def use() -> None:
         backend.confirm_select()
         old = backend.channel
-        old.give_up(says_goodbye=False)
+        old.give_up()
         number = backend.publish(backend.prepare_message(b"x", 1), "", "queue")
         old.is_open = True  # as for a reader that had looked just before
         old.handle(Event(1, commands.Basic.Ack.index, (1).to_bytes(8) + b"\0", b"", b""))
         assert not backend.confirms.is_settled(number)
 
     run(serve, use)
+
+
+def test_a_channel_that_both_ends_close_keeps_its_number_until_both_have_answered(make_peer):
+    peer, connection = make_peer()
+    first, second, third = (connection.create_backend() for _ in range(3))
+
+    def serve() -> None:
+        peer.open_channel()
+        answer_qos(peer)
+        peer.hear(commands.Channel.Close)
+        # It was on its way already, and RabbitMQ answers ours besides.
+        peer.say(commands.Channel.Close(404, "NOT_FOUND", 0, 0))
+        peer.hear(commands.Channel.CloseOk)
+        peer.open_channel(2)
+        answer_qos(peer, 2)
+        peer.say(commands.Channel.CloseOk())
+        answer_qos(peer, 2)
+        peer.open_channel()
+        answer_qos(peer)
+
+    def use() -> None:
+        first.qos(0, 1)
+        first.close()
+        second.qos(0, 1)
+        second.qos(0, 1)
+        third.qos(0, 1)
+
+    run(serve, use)
+
+    assert connection.is_open
+
+
+def test_a_late_refusal_on_a_channel_that_was_given_up_is_answered(make_peer):
+    peer, connection = make_peer()
+    first, second = connection.create_backend(), connection.create_backend()
+
+    def serve() -> None:
+        peer.open_channel()
+        peer.hear(commands.Basic.Get)
+        # Too late, and the client has said goodbye to the channel meanwhile.
+        peer.hear(commands.Channel.Close)
+        peer.say(commands.Channel.Close(404, "NOT_FOUND", 0, 0))
+        peer.hear(commands.Channel.CloseOk)
+        peer.say(commands.Channel.CloseOk())
+        peer.open_channel()
+        answer_qos(peer)
+
+    def use() -> None:
+        with pytest.raises(OperationTimeout):
+            first.get("queue", timeout=0.2)
+        connection.connection.wait_for(lambda: not connection.connection._channels, 5)
+        second.qos(0, 1)
+
+    run(serve, use)
+
+    assert connection.is_open
+
+
+def test_an_answer_that_nobody_asked_for_is_a_lost_connection(make_peer):
+    peer, connection = make_peer()
+    backend = connection.create_backend()
+
+    def serve() -> None:
+        peer.open_channel()
+        peer.hear(commands.Basic.Qos)
+        peer.say(commands.Confirm.SelectOk())
+
+    def use() -> None:
+        with pytest.raises(ConnectionLost, match=r"Confirm.SelectOk came on channel 1"):
+            backend.qos(0, 1)
+
+    run(serve, use)
+
+
+def test_waiting_for_another_threads_request_leaves_the_channel_to_it(make_peer):
+    peer, connection = make_peer()
+    backend = connection.create_backend()
+    asked, gave_up = threading.Event(), threading.Event()
+
+    def serve() -> None:
+        peer.open_channel()
+        peer.hear(commands.Basic.Qos)
+        asked.set()
+        assert gave_up.wait(5)
+        peer.say(commands.Basic.QosOk())
+
+    def fetch() -> None:
+        assert asked.wait(5)
+        with pytest.raises(OperationTimeout, match=r"another thread.*Basic.Get was not sent"):
+            backend.get("queue", timeout=0.1)
+        gave_up.set()
+
+    run(serve, fetch, lambda: backend.qos(0, 1))
+
+    assert backend.is_open
 
 
 def test_frames_of_a_channel_that_is_gone_are_passed_over(make_peer):
@@ -1088,6 +1184,64 @@ def test_interrupt_between_a_messages_number_and_its_write_shifts_no_confirm(
 
     assert publisher.backend.channel is not channel
     assert [message.payload for message in consumer.iterqueue()] == [1, 3]
+
+
+def test_a_message_that_waits_too_long_to_be_written_shifts_no_confirm(
+    connection, onlooker, queue, unique
+):
+    consumer = Consumer(onlooker, queue)
+    publisher = Publisher(connection, routing_key=queue, confirm_timeout=5)
+    publisher.send(1)
+    transport = connection.connection
+
+    def send() -> None:
+        with until(time.monotonic() + 0.2), pytest.raises(OperationTimeout, match="another thread"):
+            publisher.send(2)
+
+    with transport._writing:
+        run(send)
+    with pytest.raises(Unroutable) as caught:
+        publisher.send("nowhere", routing_key=unique("missing"), mandatory=True)
+    publisher.send(3)
+
+    assert [message.payload for message in caught.value.messages] == ["nowhere"]
+    assert [message.payload for message in consumer.iterqueue()] == [1, 3]
+
+
+def test_a_batch_keeps_back_nothing_of_other_threads(connection, onlooker, queue):
+    consumer = Consumer(onlooker, queue)
+    publisher = Publisher(connection, routing_key=queue, confirm=False)
+    begun, arrived = threading.Event(), threading.Event()
+
+    def batch() -> None:
+        with publisher.batch():
+            begun.set()
+            assert arrived.wait(10)
+
+    def send() -> None:
+        assert begun.wait(10)
+        publisher.send("now")
+        eventually(lambda: (message := consumer.fetch()) and message.payload == "now")
+        arrived.set()
+
+    run(batch, send)
+
+
+def test_large_messages_make_a_batchs_window_small(connection, queue, monkeypatch):
+    publisher = Publisher(connection, routing_key=queue, delivery_mode=1)
+    under_way = []
+    publish = publisher.backend.publish
+
+    def counted(*args: object) -> int:
+        under_way.append(len(publisher.backend.confirms._pending))
+        return publish(*args)
+
+    publisher.send("opens the channel")
+    monkeypatch.setattr(publisher.backend, "publish", counted)
+
+    publisher.send_many(bytes(4 * 1024 * 1024) for _ in range(12))
+
+    assert max(under_way) < 4
 
 
 def test_batch_ends_with_its_own_error_on_a_lost_connection(connection, queue):

@@ -111,6 +111,34 @@ def test_a_return_marks_the_first_message_that_looks_like_it() -> None:
     assert caught.value.messages[0] is B
 
 
+@pytest.mark.parametrize("came_back", [{}, {"BCC": ["x"], "a": 1, "added": "by the broker"}])
+def test_a_return_whose_headers_the_broker_changed_finds_its_message(
+    came_back: dict[str, object],
+) -> None:
+    sent = Message(body=b"x", properties={"message_id": "1", "headers": {"BCC": ["x"], "a": 1}})
+    confirms = Confirms()
+    numbers = publish(confirms, A, sent)
+
+    back = Message(body=b"x", properties={"message_id": "1", "headers": came_back})
+    confirms.returned(back, "feed", "key", "NO_ROUTE")
+    confirms.settle(2, multiple=True, taken=True)
+
+    with pytest.raises(Unroutable) as caught:
+        confirms.raise_failures(numbers)
+    assert caught.value.messages == (sent,)
+
+
+def test_a_message_that_was_withdrawn_leaves_its_number_to_the_next() -> None:
+    confirms = Confirms()
+    first, second = publish(confirms, A, B)
+
+    confirms.withdraw(second)
+
+    assert publish(confirms, B) == [second]
+    confirms.settle(2, multiple=True, taken=True)
+    assert confirms.all_settled([first, second])
+
+
 def test_two_returns_of_the_same_look_are_two_messages() -> None:
     confirms = Confirms()
     numbers = publish(confirms, A, A)

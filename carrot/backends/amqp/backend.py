@@ -26,7 +26,13 @@ from carrot.backends.base import (
 )
 from carrot.backends.confirms import Confirms, names_exchange
 from carrot.backends.stream_backend import StreamBackend
-from carrot.exceptions import CarrotError, ChannelError, ConnectionLost, EncodeError
+from carrot.exceptions import (
+    CarrotError,
+    ChannelError,
+    ConnectionLost,
+    EncodeError,
+    OperationTimeout,
+)
 from carrot.message import Outgoing
 from carrot.routing import check_exchange_type
 from carrot.values import method_arguments
@@ -228,7 +234,7 @@ class Backend(StreamBackend):
                     channel.look()
                 else:
                     number = confirms.publish(message, exchange, routing_key, mandatory)
-                channel.publish(frames, self._is_batching)
+                channel.publish(frames, self._batching and self._keeps_back)
             except ChannelError as exc:
                 self.take_failure()  # this is it, raised where it belongs
                 if names_exchange(exc) and not names_exchange(exc, exchange):
@@ -236,6 +242,12 @@ class Backend(StreamBackend):
                         "another message that was sent on this channel has closed it; this one was "
                         "not sent"
                     ) from exc
+                raise
+            except OperationTimeout:
+                # Another thread's write took too long: this message was not written, or is kept.
+                if number is not None and not self._keeps_back:
+                    assert confirms is not None
+                    confirms.withdraw(number)
                 raise
             except CarrotError:
                 raise

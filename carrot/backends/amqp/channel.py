@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from contextlib import suppress
+from collections.abc import Collection
 from typing import Any, Protocol
 
 from pamqp import base, commands
 
 from carrot.backends import stream
 from carrot.backends.amqp import framing
+from carrot.backends.amqp.errors import FramingError
 from carrot.backends.amqp.framing import Event
 from carrot.backends.amqp.methods import decode_method, encode_method
 from carrot.backends.confirms import Confirms
@@ -26,7 +27,7 @@ class Line(stream.Line, Protocol):
 
     @property
     def is_open(self) -> bool: ...
-    def forget(self, number: int) -> None: ...
+    def forget(self, channel: Channel) -> None: ...
 
 
 class Listener(Protocol):
@@ -37,6 +38,16 @@ class Listener(Protocol):
     def on_cancel(self, channel: Channel, consumer_tag: str) -> None: ...
     def on_close(self, channel: Channel, error: ChannelError) -> None: ...
     def on_give_up(self, channel: Channel) -> None: ...
+
+
+class _Goodbye:
+    """Who writes a channel's last frame; the broker may have ended it before."""
+
+    is_open = True
+
+    def check_open(self) -> None:
+        if not self.is_open:
+            raise ConnectionLost("the broker has closed the channel")
 
 
 class Channel(stream.StreamChannel):
@@ -57,7 +68,13 @@ class Channel(stream.StreamChannel):
         #: The frames of a message: see :meth:`framing.PublishEncoder.encode`.
         self.encode = framing.PublishEncoder(number, line.frame_max).encode
         self._asking = threading.Lock()
+        #: The names of the methods that would answer what was asked.
+        self._expected: Collection[str] = ()
         self._answer: base.Frame | Event | None = None
+        # Both ends may close it at once. Ours holds the lock from its goodbye on.
+        self._leaving = threading.Lock()
+        self._goodbye = _Goodbye()
+        self._is_ended = False
         self._refusal: ChannelError | None = None
 
     def listen(self, listener: Listener) -> None:
@@ -83,11 +100,13 @@ class Channel(stream.StreamChannel):
         deadline = None if patience is None else time.monotonic() + patience
         # Another thread may be asking.
         if not self._asking.acquire(timeout=-1 if patience is None else patience):
-            self.give_up()
-            raise self._unanswered(method, patience)
+            raise OperationTimeout(
+                f"another thread's request took the channel for {spelled(patience)}: "
+                f"{method.name} was not sent"
+            )
         try:
             # Ready for the answer before anybody can read it.
-            self._answer = None
+            self._answer, self._expected = None, method.valid_responses
             self._line.write(encode_method(method, self.number, **arguments), self)
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
@@ -95,16 +114,17 @@ class Channel(stream.StreamChannel):
             except OperationTimeout as exc:
                 self._line.is_silent = True
                 # The answer may still come, and must not be taken for that to another question.
-                self.give_up(says_goodbye=method is not commands.Channel.Close)
+                self.give_up()
                 raise self._unanswered(method, patience) from exc
             except CarrotError:
                 raise
             except BaseException:
                 # An interrupt: the same holds.
-                self.give_up(says_goodbye=method is not commands.Channel.Close)
+                self.give_up()
                 raise
             return self._take_answer()
         finally:
+            self._expected = ()
             self._asking.release()
 
     @staticmethod
@@ -142,9 +162,11 @@ class Channel(stream.StreamChannel):
         """Take one event that is not a delivery."""
         method = event.method
         if not self.is_open:
-            # Given up: only the broker's own goodbye counts.
-            if method in (commands.Channel.CloseOk.index, commands.Channel.Close.index):
-                self._line.forget(self.number)
+            # Closed here: only the broker's own goodbye counts.
+            if method == commands.Channel.CloseOk.index:
+                self._end()
+            elif method == commands.Channel.Close.index:
+                self._take_goodbye()
             return
         confirms = self.confirms
         if method == framing.ACK or method == framing.NACK:
@@ -152,7 +174,7 @@ class Channel(stream.StreamChannel):
             if confirms is not None:
                 confirms.settle(number, multiple, method == framing.ACK)
         elif method == framing.GET_OK:
-            self._answer = event
+            self._take_in("Basic.GetOk", event)
         elif method == framing.RETURN:
             if (listener := self.listener) is not None:
                 listener.on_return(event, confirms)
@@ -161,12 +183,10 @@ class Channel(stream.StreamChannel):
 
     def _handle_other(self, command: base.Frame) -> None:
         if isinstance(command, commands.Channel.Close):
-            error = ChannelError.from_reply(command.reply_code or 0, command.reply_text)
-            self._refusal = error
-            # First: after the CloseOk nobody may write to this number any more.
-            self.is_open = False
-            self._line.write(encode_method(commands.Channel.CloseOk, self.number))
-            self._line.forget(self.number)
+            self._refusal = error = ChannelError.from_reply(
+                command.reply_code or 0, command.reply_text
+            )
+            self._take_goodbye()
             # Whoever is waiting for an answer raises it; else the channel's next user does.
             if (listener := self.listener) is not None:
                 listener.on_close(self, error)
@@ -176,7 +196,27 @@ class Channel(stream.StreamChannel):
         elif isinstance(command, commands.Channel.Flow):
             self.send(commands.Channel.FlowOk, active=command.active)
         else:
-            self._answer = command
+            self._take_in(command.name, command)
+
+    def _take_in(self, name: str, answer: base.Frame | Event) -> None:
+        if name not in self._expected:
+            raise FramingError(f"{name} came on channel {self.number}, where nobody asked for it")
+        self._answer = answer
+
+    def _take_goodbye(self) -> None:
+        """The broker closes the channel."""
+        # First: after the CloseOk nobody may write to this number any more.
+        self.is_open = self._goodbye.is_open = False
+        self._line.write(encode_method(commands.Channel.CloseOk, self.number))
+        if self._leaving.locked():
+            self._is_ended = True  # it still answers our own goodbye, by this number
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        """Nothing comes on this channel any more."""
+        self._is_ended = True
+        self._line.forget(self)
 
     # -- publishing and settling
 
@@ -189,16 +229,33 @@ class Channel(stream.StreamChannel):
     # -- the end
 
     def close(self) -> None:
-        """Close the channel; what was delivered and not settled goes back."""
-        if self.is_open:
-            self._deafen()
-            if self._line.is_silent:
-                # Nobody answers; not every close() shall wait for that again.
-                self.give_up()
-                return
-            self.call(commands.Channel.Close, reply_code=200)
-            self.is_open = False
-            self._line.forget(self.number)
+        """Close the channel; what was delivered and not settled goes back.
+
+        :raises ConnectionLost: the connection is gone.
+        :raises OperationTimeout: no answer in time.
+        """
+        if not self.is_open:
+            return
+        self._deafen()
+        self._say_goodbye()
+        # Where nobody answers, not every close() shall wait for that again.
+        if self._line.is_silent:
+            return
+        patience = within(self._line.operation_timeout)
+        try:
+            self._line.wait_for(lambda: self._is_ended, patience)
+        except OperationTimeout as exc:
+            self._line.is_silent = True
+            raise self._unanswered(commands.Channel.Close, patience) from exc
+
+    def give_up(self) -> None:
+        """Nobody waits for this channel's answers any more."""
+        self.is_open = False
+        listener = self.listener
+        self._deafen()
+        if listener is not None:
+            listener.on_give_up(self)
+        self._say_goodbye()
 
     def _deafen(self) -> None:
         """Tell nobody what comes in from now on."""
@@ -206,17 +263,20 @@ class Channel(stream.StreamChannel):
         self.confirms = None
         self._listener = None
 
-    def give_up(self, says_goodbye: bool = True) -> None:
-        """Nobody waits for this channel's answers any more.
+    def _say_goodbye(self) -> None:
+        """Close this end.
 
-        Its number stays taken until the broker has closed it too: what still comes for it must
-        not reach another channel.
+        The number stays taken until the broker has closed its own: what still comes must not reach
+        another channel, nor may that be opened before (it would cost the connection).
         """
         self.is_open = False
-        listener = self.listener
-        self._deafen()
-        if listener is not None:
-            listener.on_give_up(self)
-        if says_goodbye:
-            with suppress(CarrotError):
-                self._line.write(encode_method(commands.Channel.Close, self.number, reply_code=200))
+        if self._leaving.acquire(blocking=False):
+            try:
+                self._line.write(
+                    encode_method(commands.Channel.Close, self.number, reply_code=200),
+                    self._goodbye,
+                )
+            except ConnectionLost:
+                self._end()  # the broker was first, or there is no connection
+            except OperationTimeout:
+                pass  # not sent: the number stays taken

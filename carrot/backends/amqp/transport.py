@@ -148,9 +148,10 @@ class Transport(StreamTransport):
         channel.call(commands.Channel.Open)
         return channel
 
-    def forget(self, number: int) -> None:
-        """The channel of that number is closed."""
-        self._channels.pop(number, None)
+    def forget(self, channel: Channel) -> None:
+        """The channel is closed at both ends, and its number free."""
+        if self._channels.get(channel.number) is channel:
+            del self._channels[channel.number]
 
     def _close_channels(self) -> None:
         for channel in list(self._channels.values()):

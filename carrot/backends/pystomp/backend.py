@@ -254,7 +254,9 @@ class Backend(StreamBackend):
                 tail = b"content-length:%d\nreceipt:p%b-%d\n\n" % (
                     len(body), channel.number.encode(), number - confirms.first + 1,
                 )  # fmt: skip
-            channel.publish(b"".join((head, tail, body, b"\0")), self._is_batching)
+            channel.publish(
+                b"".join((head, tail, body, b"\0")), self._batching and self._keeps_back
+            )
             return number
 
     def _private_destination(self, queue: str) -> str | None:

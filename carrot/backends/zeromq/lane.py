@@ -118,8 +118,8 @@ class Lane:
 
     def _await_goodbye(self, method: int) -> None:
         if method == commands.Channel.Close.index:
-            self._reply(commands.Channel.CloseOk)
-        if method in (commands.Channel.Close.index, commands.Channel.CloseOk.index):
+            self._reply(commands.Channel.CloseOk)  # both at once: the client's CloseOk comes yet
+        elif method == commands.Channel.CloseOk.index:
             self._client.forget(self)
 
     def _close(self, command: commands.Channel.Close) -> None:
