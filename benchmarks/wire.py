@@ -99,7 +99,7 @@ class Wire:
         pending = 0
         for body in bodies:
             parts.append(enclose(body))
-            pending += size
+            pending += len(parts[-1])
             if pending >= WRITE:
                 self._socket.sendall(b"".join(parts))
                 parts.clear()

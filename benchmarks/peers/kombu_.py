@@ -56,7 +56,7 @@ class KombuPeer(Peer):
             prefetch_count=prefetch or None,
         ):
             while not done:
-                connection.drain_events(timeout=60)
+                connection.drain_events()
 
 
 def _pyamqp(url: str) -> str:

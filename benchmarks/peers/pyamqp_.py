@@ -62,4 +62,4 @@ class PyamqpPeer(Peer):
 
         channel.basic_consume(self.queue, no_ack=not acks, callback=ack if acks else take)
         while not done:
-            connection.drain_events(timeout=60)
+            connection.drain_events()

@@ -1,6 +1,7 @@
 """Publish confirmed, with many messages on their way; the end is the last confirm.
 
-Only carrot and Node.js have it. carrot does it in two ways: ``send_many()`` and ``batch()``.
+Of the APIs measured here only carrot's and Node.js's have it: pika's asynchronous connection, with
+callbacks, is none of them. carrot does it in two ways: ``send_many()`` and ``batch()``.
 """
 
 from __future__ import annotations
