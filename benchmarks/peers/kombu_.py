@@ -56,7 +56,8 @@ class KombuPeer(Peer):
             prefetch_count=prefetch or None,
         ):
             while not done:
-                connection.drain_events()
+                # As kombu's own ConsumerMixin does; without the timeout it takes a fifth less.
+                connection.drain_events(timeout=1)
 
 
 def _pyamqp(url: str) -> str:
