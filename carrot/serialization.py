@@ -140,13 +140,13 @@ class SerializerRegistry:
             encoded = entry.encoder(data)
         except Exception as exc:
             raise _encode_error(exc, data, entry) from exc
-        if not isinstance(encoded, (str, bytes)):
-            raise _wrong_type(encoded, entry)
+        if isinstance(encoded, str):
+            # "raw" takes text too, and then says which character set it is in.
+            charset = "utf-8" if entry.content_encoding == BINARY else entry.content_encoding
+            return entry.content_type, charset, _to_bytes(encoded, charset)
         if isinstance(encoded, bytes):
             return entry.content_type, entry.content_encoding, encoded
-        # "raw" takes text too, and then says which character set it is in.
-        charset = "utf-8" if entry.content_encoding == BINARY else entry.content_encoding
-        return entry.content_type, charset, _to_bytes(encoded, charset)
+        raise _wrong_type(encoded, entry)
 
     def decode(
         self,

@@ -351,7 +351,8 @@ class StreamTransport(BaseTransport):
             if self._lost is not None or not channel.is_open:
                 self._refuse(channel)
             self._soon.append(data)
-        self.flush_soon()
+        if not self._flush_is_due:
+            self.flush_soon()
 
     def flush_soon(self, delay: float = ACK_DELAY) -> None:
         """Let the timer send what was to be sent soon."""

@@ -96,7 +96,7 @@ class Decoder:
             data = self._rest + data
         events: list[Event] = []
         at, end = 0, len(data)
-        contents, carriers = self._contents, self._carriers
+        contents, carriers, new = self._contents, self._carriers, tuple.__new__
         largest = self.frame_max - OVERHEAD
         while end - at >= 7:
             kind, channel, size = _frame.unpack_from(data, at)
@@ -132,15 +132,18 @@ class Decoder:
                         and data[body_at - 1] == data[last - 1] == FRAME_END
                         and _frame.unpack_from(data, body_at) == (BODY, channel, body_size)
                     ):
-                        events.append(
-                            Event(
+                        # What Event(…) does, 0.1 µs sooner.
+                        event = new(
+                            Event,
+                            (
                                 channel,
                                 method,
                                 arguments,
                                 data[after + 19 : body_at - 1],
                                 data[body_at + 7 : last - 1],
-                            )
+                            ),
                         )
+                        events.append(event)
                         at = last
                         continue
                 contents[channel] = _Content(method, arguments)

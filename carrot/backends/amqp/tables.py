@@ -8,7 +8,6 @@ other; pamqp's own would halve the precision of floats and cut keys at 128 bytes
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from datetime import UTC, datetime
 from decimal import Decimal
 from struct import Struct
@@ -282,7 +281,8 @@ def decode_properties(data: bytes) -> dict[str, Any]:
     return properties
 
 
-_CONTENT_TYPE, _CONTENT_ENCODING = 1 << 15, 1 << 14
+# In the first octet of the flags.
+_CONTENT_TYPE, _CONTENT_ENCODING = 1 << 7, 1 << 6
 _REMEMBERED = 256
 _contents: dict[bytes, tuple[str | None, str | None]] = {}
 
@@ -294,11 +294,14 @@ def decode_content(data: bytes) -> tuple[str | None, str | None]:
     remembered.
     """
     end = 2
-    with suppress(IndexError):  # decode_properties() says what is wrong
-        if data[0] & _CONTENT_TYPE >> 8:
+    try:  # not suppress(), which would take 0.3 µs
+        flags = data[0]
+        if flags & _CONTENT_TYPE:
             end += 1 + data[end]
-        if data[0] & _CONTENT_ENCODING >> 8:
+        if flags & _CONTENT_ENCODING:
             end += 1 + data[end]
+    except IndexError:
+        pass  # decode_properties() says what is wrong
     start = data[:end]
     known = _contents.get(start)
     if known is None:
