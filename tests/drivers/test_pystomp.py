@@ -257,6 +257,26 @@ def test_names_and_keys_with_special_characters_come_back_as_they_were(
     assert origins == {"bound": (exchange, name), "straight": ("", queue)}
 
 
+def test_what_arrives_while_a_no_ack_consumer_ends_is_kept(
+    connection: BrokerConnection, unique: Unique
+) -> None:
+    for _ in range(20):
+        received: list[int] = []
+        consumer = Consumer(
+            connection,
+            unique(),
+            no_ack=True,
+            callbacks=[lambda data, _, r=received: r.append(data)],
+        )
+        Publisher(connection, routing_key=consumer.queue).send_many(range(3))
+
+        consumer.wait(limit=1, timeout=10)
+        while (message := consumer.fetch()) is not None:
+            received.append(message.payload)
+
+        assert received == [0, 1, 2]
+
+
 def test_the_queue_is_there_from_the_binding_on(stomp_url: str, unique: Unique) -> None:
     queue, exchange = unique("queue"), unique("exchange")
     with BrokerConnection(stomp_url) as first:

@@ -96,12 +96,12 @@ def test_a_peer_that_freezes_is_left_after_its_heartbeats(
 def test_heartbeats_keep_a_connection_on_which_nothing_happens(url: str, unique: Unique) -> None:
     losses: list[Exception] = []
     with BrokerConnection(
-        url, heartbeat=0.5, on_connection_lost=lambda error, wait: losses.append(error)
+        url, heartbeat=1, on_connection_lost=lambda error, wait: losses.append(error)
     ) as connection:
         consumer = Consumer(connection, unique(), callbacks=[print])
 
         with pytest.raises(OperationTimeout):
-            consumer.wait(timeout=2.5)
+            consumer.wait(timeout=5)
         consumer.backend.get(consumer.queue)
 
     assert not losses

@@ -33,9 +33,6 @@ class Handing(Looking):
             self._on_single(source, frame)
             return
         tag = next(self._tags)
-        if consumer.no_ack and not consumer.is_private:
-            self._tell(tag, frame, consumer.tag)
-            return
         with self._handing:
             if consumer.is_over:
                 return  # the broker takes the message back

@@ -224,7 +224,9 @@ def subscription_headers(
     return {
         "id": source.id,
         "destination": source.destination,
-        "ack": "auto" if _is_automatic(source.consumer) else "client-individual",
+        # Never "auto": what the broker settles as it sends it may be lost, or come twice, when the
+        # subscription ends in that moment.
+        "ack": "client-individual",
         "activemq.prefetchSize": str(prefetch),
         **(options or {}),
     }
@@ -245,8 +247,3 @@ def selector(message_ids: Iterable[str]) -> str:
     """A condition that only these messages meet (JMS, section 3.8.1)."""
     quoted = ", ".join("'" + one.replace("'", "''") + "'" for one in message_ids)
     return f"JMSMessageID IN ({quoted})"
-
-
-def _is_automatic(consumer: Consumer | None) -> bool:
-    """Whether the broker forgets what it delivers."""
-    return consumer is not None and consumer.no_ack and not consumer.is_private
