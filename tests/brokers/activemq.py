@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
+from tests.brokers.freezing import wait_until_stopped
 from tests.brokers.rabbitmq import BrokerError, free_port
 from tests.waiting import eventually
 
@@ -194,6 +195,8 @@ class ActiveMQ:
     def freeze(self) -> None:
         """Let the broker do nothing, with its sockets open, until :meth:`thaw`."""
         self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        wait_until_stopped(self._process.pid)
 
     def thaw(self) -> None:
         """Let a frozen broker go on."""

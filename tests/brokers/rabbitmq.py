@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
+from tests.brokers.freezing import wait_until_stopped
 from tests.waiting import eventually
 
 START_TIMEOUT = 90.0  # seconds; a node takes about 5 on an idle machine
@@ -263,6 +264,8 @@ class RabbitMQ:
     def freeze(self) -> None:
         """Let the node do nothing, with its sockets open, until :meth:`thaw`."""
         self._signal(signal.SIGSTOP)
+        assert self._process is not None
+        wait_until_stopped(self._process.pid)
 
     def thaw(self) -> None:
         """Let a frozen node go on."""

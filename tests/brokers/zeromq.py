@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
+from tests.brokers.freezing import wait_until_stopped
 from tests.brokers.rabbitmq import BrokerError, free_port
 
 ROOT = Path(__file__).parents[2]
@@ -119,6 +120,7 @@ class ZeroMQ:
         """Stop it in its tracks, with all its connections open, until :meth:`thaw`."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
+        wait_until_stopped(self._process.pid)
 
     def thaw(self) -> None:
         """Let it go on."""
