@@ -34,19 +34,26 @@ class BrokerError(Exception):
     """A broker, or its control program, did not do what it was told."""
 
 
+# The ports of this process's brokers, which may not listen on them yet.
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    """A port on 127.0.0.1 where nothing listens.
+    """A port on 127.0.0.1 where nothing listens, and that was not given before.
 
     Below the range from which the system takes ports for outgoing connections: one of those
     could come first, and a client that retries a port of that range can connect to itself.
     """
     ports = random.SystemRandom().sample(range(20000, 32000), 100)
     for port in ports:
+        if port in _given:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _given.add(port)
             return port
     raise BrokerError("no free port between 20000 and 32000")
 
