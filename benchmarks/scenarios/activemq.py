@@ -38,10 +38,12 @@ def run(job: Job) -> Result:
     do = {"carrot": (_publish, _consume), "stomp.py": (_publish_plainly, _consume_plainly)}
     publish, consume = do[job.peer]
     if job.options["step"] == "publish":
-        return publish(job, data)
-    # What is consumed, carrot sends for both, and takes what is left out of the broker's memory.
-    _send(job, data, job.warmup + job.messages + 2 * PREFETCH)
-    result = consume(job)
+        result = publish(job, data)
+    else:
+        # What is consumed, carrot sends for both.
+        _send(job, data, job.warmup + job.messages + 2 * PREFETCH)
+        result = consume(job)
+    # What is left would fill the broker's memory, round after round.
     with BrokerConnection(activemq_url()) as connection:
         Consumer(connection, job.queue).discard_all()
     return result
