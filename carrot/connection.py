@@ -19,11 +19,13 @@ from carrot.exceptions import (
     ConnectionLost,
     OperationTimeout,
 )
+from carrot.functions import FunctionOptions
 from carrot.retry import Backoff
 from carrot.settings import (
     ConnectionSettings,
     SslOption,
     check_django_conninfo,
+    check_tls,
     get_django_conninfo,
     is_url,
     parse_url,
@@ -46,7 +48,7 @@ AMQPConnectionException = ConnectionError
 _SETTINGS = tuple(f.name for f in fields(ConnectionSettings) if f.name != "backend")
 
 
-class BrokerConnection:
+class BrokerConnection(FunctionOptions):
     """A broker's settings, and the live connection once there is one.
 
     Lazy: the broker is contacted at the first use, or by :meth:`connect`. Every parameter can be
@@ -61,12 +63,12 @@ class BrokerConnection:
     :param vhost: another name of *virtual_host*.
     :param port: a number, also as text; default the driver's (5672 for AMQP).
     :param ssl: True, a dict of the driver's TLS options, or an ``ssl.SSLContext``.
-    :param connect_timeout: seconds for connecting and logging in; default 5, None waits forever.
-    :param heartbeat: seconds between signs of life; 0 sends none. The default is 10 with the
-        drivers amqp and pystomp, and none with the others.
+    :param connect_timeout: seconds for connecting and logging in; default 5, 0 waits forever.
+    :param heartbeat: seconds between signs of life; 0 sends none. The default is 10, and with
+        pyamqplib none.
     :param operation_timeout: seconds for the broker's answer to a request, and for taking what
-        is sent to it; default 30.
-    :param shuffle_hosts: try the hosts in an order of chance; default False.
+        is sent to it; default 30, 0 waits forever.
+    :param shuffle_hosts: try the hosts in random order; default False.
     :param reconnect: publishers and consumers go on over a new connection when this one is lost;
         default True.
     :param on_connection_lost: called with the error and the seconds until the next attempt, by
@@ -87,6 +89,7 @@ class BrokerConnection:
     userid: str | None = None
     password: str | None = None
     virtual_host: str | None = None
+    vhost: str | None = None
     port: int | str | None = None
     insist: bool | None = None
     shuffle_hosts: bool | None = None
@@ -103,7 +106,9 @@ class BrokerConnection:
     curve_server_key: str | None = None
     curve_secret_key: str | None = None
     backend_cls: str | type[BaseBackend] | None = None
+    transport: str | type[BaseBackend] | None = None
 
+    function_options = ("on_connection_lost", "on_recovered", "on_blocked", "on_unblocked")
     ConnectionException: ClassVar[type[Exception]] = AMQPConnectionException
 
     def __init__(
@@ -171,7 +176,8 @@ class BrokerConnection:
     def _merged(self, given: dict[str, Any]) -> dict[str, Any]:
         """The attributes of this connection: keywords over the URL over the class's own."""
         inherited: dict[str, Any] = {name: getattr(self, name) for name in _SETTINGS}
-        inherited["backend"] = self.backend_cls
+        inherited["virtual_host"] = _one_of("virtual_host", self.virtual_host, "vhost", self.vhost)
+        inherited["backend"] = _one_of("backend_cls", self.backend_cls, "transport", self.transport)
         hostname = given["hostname"] or inherited["hostname"]
         from_url: dict[str, Any] = {}
         if is_url(hostname):
@@ -185,6 +191,7 @@ class BrokerConnection:
             for name, value in layer.items()
             if value is not None
         }
+        check_tls(merged.get("backend"), merged.get("ssl"))
         settings = ConnectionSettings(**merged)
         attributes = {name: getattr(settings, name) for name in _SETTINGS}
         for name in ("connect_timeout", "operation_timeout"):
@@ -228,9 +235,13 @@ class BrokerConnection:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open" if self.is_open else "not connected"
-        hosts = self.hostname if isinstance(self.hostname, str) else ",".join(self.hostname or ())
-        where = f"{self.userid}@{hosts}:{self.port or 'default port'}"
+        where = f"{self.userid}@{self._hosts}" + (f":{self.port}" if self.port else "")
         return f"<{type(self).__name__} {where} vhost={self.virtual_host!r} {state}>"
+
+    @property
+    def _hosts(self) -> str:
+        """As they were given."""
+        return self.hostname if isinstance(self.hostname, str) else ",".join(self.hostname or ())
 
     # -- alive or not
 
@@ -261,7 +272,7 @@ class BrokerConnection:
         opening = self._renewed_lock()
         if not opening.acquire(timeout=-1 if left is None else left):
             raise OperationTimeout(
-                f"no connection to {self.hostname} within {spelled(left)}: another thread is "
+                f"no connection to {self._hosts} within {spelled(left)}: another thread is "
                 "still trying to make it"
             )
         try:
@@ -301,7 +312,7 @@ class BrokerConnection:
 
     def _closed_here(self) -> ConnectionLost:
         return ConnectionLost(
-            f"the connection to {self.hostname} was closed here with close(): connect() opens a "
+            f"the connection to {self._hosts} was closed here with close(): connect() opens a "
             "new one"
         )
 
@@ -435,8 +446,7 @@ class BrokerConnection:
             if has_turn:
                 opening.release()
         if transport is not None:
-            # Drivers of others may not know the argument.
-            transport.close(*([] if patience is None else [patience]))
+            transport.close(patience)
 
     def __enter__(self) -> Self:
         return self

@@ -275,7 +275,8 @@ _FAILURES: Sequence[tuple[str, str]] = (
         "{port}, and {tls_port} for TLS)?",
     ),
     (
-        r"^gaierror: (?:\[Errno .*?\] )?(?P<detail>.*)",
+        # The last: no name of a host at all.
+        r"^(?:gaierror: (?:\[Errno .*?\] )?|UnicodeError: )(?P<detail>.*)",
         "the host name can't be resolved ({detail}): check its spelling, and this machine's DNS "
         "and /etc/hosts",
     ),

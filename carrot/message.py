@@ -14,12 +14,6 @@ RECEIVED, ACK, REJECTED, REQUEUED = "RECEIVED", "ACK", "REJECTED", "REQUEUED"
 
 _SETTLED_AS = {ACK: "acked", REJECTED: "rejected", REQUEUED: "requeued"}
 
-# The names of AMQP's basic properties (section 1.8.1); `headers` is the application's own table.
-PROPERTIES = (
-    "content_type", "content_encoding", "headers", "delivery_mode", "priority", "correlation_id",
-    "reply_to", "expiration", "message_id", "timestamp", "type", "user_id", "app_id",
-)  # fmt: skip
-
 _unset: Any = object()
 # For messages made on a stand-in for a backend.
 _UNGUARDED = nullcontext()

@@ -127,7 +127,7 @@ class SerializerRegistry:
         if serializer is not None:
             entry = self._find(serializer)
         elif isinstance(data, str):
-            return TEXT_TYPE, "utf-8", _to_bytes(data, "utf-8")
+            return TEXT_TYPE, "utf-8", to_bytes(data, "utf-8")
         elif isinstance(data, (bytes, bytearray, memoryview)):
             return RAW_TYPE, BINARY, bytes(data)
         elif self._default is not None:
@@ -143,7 +143,7 @@ class SerializerRegistry:
         if isinstance(encoded, str):
             # "raw" takes text too, and then says which character set it is in.
             charset = "utf-8" if entry.content_encoding == BINARY else entry.content_encoding
-            return entry.content_type, charset, _to_bytes(encoded, charset)
+            return entry.content_type, charset, to_bytes(encoded, charset)
         if isinstance(encoded, bytes):
             return entry.content_type, entry.content_encoding, encoded
         raise _wrong_type(encoded, entry)
@@ -268,7 +268,11 @@ def _wrong_type(encoded: object, who: object) -> EncodeError:
     return EncodeError(f"{who} returned {type(encoded).__name__}; it must return str or bytes")
 
 
-def _to_bytes(text: str, charset: str) -> bytes:
+def to_bytes(text: str, charset: str) -> bytes:
+    """*text* in that character set.
+
+    :raises EncodeError: it can't be encoded so, or there is no such character set.
+    """
     try:
         return text.encode(charset)
     except (UnicodeEncodeError, LookupError) as exc:
@@ -278,7 +282,9 @@ def _to_bytes(text: str, charset: str) -> bytes:
 def _decode_error(exc: Exception, data: str | bytes, who: str) -> SerializationError:
     if isinstance(exc, SerializationError):
         return exc
-    return DecodeError(f"{who} can't decode this body of {len(data)}: {type(exc).__name__}: {exc}")
+    return DecodeError(
+        f"{who} can't decode this body of {len(data)} bytes: {type(exc).__name__}: {exc}"
+    )
 
 
 def _charset(content_encoding: str | None, default: str) -> str | None:
@@ -443,4 +449,5 @@ __all__ = [
     "encode",
     "registry",
     "set_default_serializer",
+    "to_bytes",
 ]

@@ -32,11 +32,12 @@ class ConnectionSettings:
     :param port: of the hosts that name none; None is the driver's default.
     :param virtual_host: the broker's name for a world of queues and exchanges.
     :param ssl: True, a dict of the driver's TLS options, or an ``ssl.SSLContext``.
-    :param connect_timeout: seconds for the connection and its handshake; None waits forever.
+    :param connect_timeout: seconds for the connection and its handshake; 0 or None waits forever.
     :param heartbeat: seconds between signs of life; 0 sends none, None is the driver's default.
-    :param operation_timeout: seconds for the broker's answer to any request; None waits forever.
+    :param operation_timeout: seconds for the broker's answer to any request; 0 or None waits
+        forever.
     :param login_method: PLAIN, AMQPLAIN or EXTERNAL (the client certificate says who it is).
-    :param shuffle_hosts: try the hosts in an order of chance instead of theirs.
+    :param shuffle_hosts: try the hosts in random order instead of theirs.
     :param reconnect: what is interrupted by the loss of a connection goes on over a new one.
     :param insist: accepted for AMQP 0-8 programs; brokers of today ignore it.
     :param curve_server_key: the broker's public key, for ZeroMQ's encryption; None: no encryption.
@@ -90,6 +91,8 @@ class ConnectionSettings:
             raise ConfigurationError(
                 f"ssl must be True, False, a dict or an SSLContext: {self.ssl!r}"
             )
+        if self.ssl == {} or (self.ssl is False and is_tls(self.backend)):
+            object.__setattr__(self, "ssl", True)
 
     @property
     def host(self) -> str:
@@ -117,7 +120,20 @@ class ConnectionSettings:
         return {**known, "password": _HIDDEN}
 
 
-OPTIONS = tuple(f.name for f in fields(ConnectionSettings))
+def is_tls(backend: object) -> bool:
+    """Whether a driver's name, or a URL's scheme, means TLS."""
+    return isinstance(backend, str) and backend.lower() in _TLS_SCHEMES
+
+
+def check_tls(backend: object, ssl: object) -> None:
+    """Refuse to go without TLS what is named as if with it.
+
+    :raises ConfigurationError: it is.
+    """
+    if is_tls(backend) and ssl is False:
+        raise ConfigurationError(
+            f"{backend} means TLS, and ssl=False none: use {str(backend)[:-1]} to go without"
+        )
 
 
 def _is_ssl_context(value: object) -> bool:
@@ -250,20 +266,22 @@ def parse_url(url: str) -> dict[str, Any]:
         keywords["userid"] = unquote(parts.username)
     if parts.password is not None:
         keywords["password"] = unquote(parts.password)
-    options = _ZEROMQ_OPTIONS if scheme.partition("+")[0] == "zeromq" else _URL_OPTIONS
+    options = _ZEROMQ_OPTIONS if _is_zeromq(scheme) else _URL_OPTIONS
     if scheme == "zeromq+ipc":
         keywords["hostname"] = unquote(parts.path)
     elif vhost := unquote(parts.path[1:]):
         keywords["virtual_host"] = vhost
-    if scheme in _TLS_SCHEMES:
+    if is_tls(scheme):
         keywords["ssl"] = True
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         if name not in options:
+            # It may be the end of a key, in which an & was not escaped.
+            shown = "" if "curve_secret_key" in parts.query else f" {name!r}"
             raise ConfigurationError(
-                f"unknown option {name!r} in the URL {redact(url)}: "
-                f"use {', '.join(sorted(options))}"
+                f"unknown option{shown} in the URL {redact(url)}: use {', '.join(sorted(options))}"
             )
         keywords[name] = options[name](name, value)
+    check_tls(scheme, keywords.get("ssl"))
     return keywords
 
 
@@ -314,9 +332,15 @@ def _split(url: str) -> tuple[str, SplitResult, int | None]:
     return parts.scheme.lower(), parts, port
 
 
+def _is_zeromq(scheme: str) -> bool:
+    return scheme.lower().partition("+")[0] == "zeromq"
+
+
 def redact(url: str) -> str:
-    """*url* with its password hidden, even when it is malformed."""
+    """*url* with its password hidden, even when it is malformed, and without its options."""
     scheme, separator, rest = url.partition("://")
+    if _is_zeromq(scheme):
+        rest = rest.partition("?")[0]  # a key may have an @ in it
     user, at, host = rest.rpartition("@")
     host = re.split(r"[?#]", host)[0]
     if not at:

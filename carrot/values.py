@@ -82,6 +82,13 @@ def seconds(what: str, value: object) -> float:
     return number
 
 
+def check_prefetch_count(count: object) -> int:
+    """*count*, when AMQP can carry it."""
+    if not isinstance(count, int) or not 0 <= count <= 65535:
+        raise ConfigurationError(f"prefetch_count must be a number from 0 to 65535: {count!r}")
+    return count
+
+
 def table(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """A deep copy of *values* as a broker returns it.
 

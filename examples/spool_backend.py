@@ -154,7 +154,7 @@ class Transport(BaseTransport):
     def disown(self) -> None:
         self._db = None  # SQLite's connections don't survive a fork
 
-    def close(self) -> None:
+    def close(self, timeout: float | None = None) -> None:
         with suppress(ConnectionLost):
             self.release(f"{self.name}-*")
         db, self._db = self._db, None
@@ -291,7 +291,7 @@ class Backend(BaseBackend):
 
     # -- receiving
 
-    def get(self, queue: str, no_ack: bool = False) -> Message | None:
+    def get(self, queue: str, no_ack: bool = False, timeout: float | None = None) -> Message | None:
         message = self._take(self.channel, queue, no_ack, consumer_tag=None)
         if message is None:
             self._check_exists("queue", queue)

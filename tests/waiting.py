@@ -18,18 +18,14 @@ def eventually(check: Callable[[], T], within: float = 5.0) -> T:
     """
     deadline = time.monotonic() + within
     while True:
-        error: AssertionError | None = None
-        seen: object = None
+        is_last = time.monotonic() >= deadline
         try:
-            result = check()
-            if result:
-                return result
-            seen = result
+            seen = check()
+            if seen:
+                return seen
+            assert not is_last, repr(seen)
         except AssertionError as exc:
-            error = exc
-        if time.monotonic() >= deadline:
-            name = getattr(check, "__qualname__", repr(check))
-            raise AssertionError(
-                f"{name} was not true within {within} s: {error or repr(seen)}"
-            ) from error
+            if is_last:
+                name = getattr(check, "__qualname__", repr(check))
+                raise AssertionError(f"{name} was not true within {within} s: {exc}") from exc
         time.sleep(PAUSE)

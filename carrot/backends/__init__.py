@@ -35,6 +35,7 @@ BACKEND_ALIASES = {
     "stomp": _STOMP,
     "stomps": _STOMP,
     "activemq": _STOMP,
+    "pystomp": _STOMP,
     "zeromq": _ZEROMQ,
     "zeromq+tcp": _ZEROMQ,
     "zeromq+ipc": _ZEROMQ,

@@ -104,12 +104,9 @@ class BaseBackend(Consuming):
             confirms = self._former_confirms
             if confirms is None or not all(map(confirms.is_settled, numbers)):
                 self._raise_unconfirmed()
-            confirms.raise_failures(numbers)
         elif not confirms.all_settled(numbers):
             self._wait_until_settled(confirms, transport, numbers, timeout)
-            confirms.raise_failures(numbers)
-        else:
-            confirms.raise_failures(numbers)
+        confirms.raise_failures(numbers)
 
     def _wait_until_settled(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from carrot.exceptions import ChannelError, Nacked, PublishError, Unroutable
+from carrot.exceptions import ChannelError, ContentTooLarge, Nacked, PublishError, Unroutable
 from carrot.message import Message
 
 # The message, exchange, routing key, and whether it was mandatory.
@@ -123,13 +123,12 @@ class Confirms:
     def blame(self, error: ChannelError) -> bool:
         """The broker closed the channel for *error*: whether that is about messages sent here.
 
-        They are those to the exchange that it names, as far as it names one. Whether the broker
-        has the others, nobody knows.
+        They are those that it :func:`names`. Whether the broker has the others, nobody knows.
         """
         meant = [
             number
-            for number, (_, exchange, *_) in list(self._pending.items())
-            if names_exchange(error, exchange)
+            for number, (message, exchange, *_) in list(self._pending.items())
+            if names(error, message, exchange)
         ]
         for number in meant:
             self._blamed[number] = error
@@ -171,13 +170,21 @@ class Confirms:
             raise merged(failures)
 
 
-def names_exchange(error: ChannelError, exchange: str | None = None) -> bool:
-    """Whether the channel was closed because of an exchange: that one, or any.
+def is_about_one(error: ChannelError) -> bool:
+    """Whether the broker closed the channel because of one message, which :func:`names` tells."""
+    if error.code in (403, 404):
+        return "exchange '" in error.text
+    return isinstance(error, ContentTooLarge)
 
-    It isn't there, or may not be written to.
+
+def names(error: ChannelError, message: Message, exchange: str) -> bool:
+    """Whether it says so of a message like this one.
+
+    Its exchange isn't there, or may not be written to; or it is too large.
     """
-    name = "" if exchange is None else f"{exchange}' in"
-    return error.code in (403, 404) and f"exchange '{name}" in error.text
+    if error.code in (403, 404):
+        return f"exchange '{exchange}' in" in error.text
+    return isinstance(error, ContentTooLarge) and f"size {len(message.body)} is" in error.text
 
 
 def merged(failures: Collection[PublishError]) -> PublishError:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from carrot.backends.lifecycle import DeliveryCallback, Entry, Lifecycle, Subscription
 from carrot.backends.loop import ConsumeIterator
-from carrot.exceptions import CarrotError, ConnectionLost, ConsumerCancelled, OperationTimeout
+from carrot.deadline import wait_to_hold
+from carrot.exceptions import CarrotError, ConsumerCancelled, OperationTimeout
 from carrot.message import Message as BaseMessage
-from carrot.values import short_string
+from carrot.values import check_prefetch_count, short_string
 
 
 def _removed(box: deque[Entry], entry: Entry) -> bool:
@@ -54,6 +56,7 @@ class Consuming(Lifecycle):
         :raises NotFound: no such queue.
         """
         short_string("consumer tag", consumer_tag)
+        wait_to_hold(self.changing, "changing the channel")
         with self.changing:
             channel = self.channel
             if consumer_tag in self._subscriptions:
@@ -67,7 +70,7 @@ class Consuming(Lifecycle):
                 self._subscriptions.pop(consumer_tag, None)
                 raise
             finally:
-                self._consumers_are_lost = False
+                self._lost.pop(consumer_tag, None)
 
     def is_consuming(self, consumer_tag: str) -> bool:
         """Whether that consumer is subscribed on this channel, as it is now."""
@@ -79,7 +82,9 @@ class Consuming(Lifecycle):
         A tag that isn't subscribed is no error. Messages delivered with no_ack can't go back:
         they are kept for :meth:`take`.
         """
+        wait_to_hold(self.changing, "changing the channel")
         with self.changing:
+            self._lost.pop(consumer_tag, None)
             subscription = self._subscriptions.get(consumer_tag)
             if subscription is None:
                 return
@@ -121,7 +126,7 @@ class Consuming(Lifecycle):
         """The driver's reader says: the broker ended that consumer. Its user is told why."""
         subscription = self._subscriptions.pop(consumer_tag, None)
         if subscription is not None:
-            self._failure = ConsumerCancelled(
+            self._failure = self._lost[consumer_tag] = ConsumerCancelled(
                 f"the broker cancelled the consumer of queue {subscription.queue!r}: the queue "
                 "was deleted, or its node is gone; declare() and consume again"
             )
@@ -161,8 +166,6 @@ class Consuming(Lifecycle):
         :param heal: called with the error when the connection, the channel or a consumer is
             gone; returns True when the consumers are there again.
         """
-        if heal is None:
-            return ConsumeIterator(self, limit, deadline)
         return ConsumeIterator(self, limit, deadline, heal)
 
     def next_delivery(self, timeout: float | None = None) -> Entry | None:
@@ -175,6 +178,7 @@ class Consuming(Lifecycle):
         :raises ConsumerCancelled: the broker ended the subscription.
         :raises ChannelError: the broker closed the channel.
         """
+        deadline = None
         while True:
             if self.inbox and not self._interrupted and self._failure is None:
                 transport = self._transport
@@ -184,17 +188,36 @@ class Consuming(Lifecycle):
                     return self.inbox.popleft()
                 except IndexError:
                     continue  # another thread was faster
+            if timeout is not None:
+                # Another thread may take what this one has waited for.
+                deadline = deadline or time.monotonic() + timeout
+                timeout = max(0.0, deadline - time.monotonic())
             if not self._wait_for_delivery(timeout):
                 return None
-            self._raise_failure()
 
     def delivered(self, message: BaseMessage) -> bool:
         """Whether *message* came on the channel that is open now, and can be settled there."""
         return self.is_open and message.generation in (None, self.generation)
 
+    @property
+    def losses(self) -> Mapping[str, CarrotError]:
+        """The subscriptions that ended unasked, by their tags, and why."""
+        return dict(self._lost)
+
+    def forget_losses(self, losses: Mapping[str, CarrotError]) -> None:
+        """All that were wanted among these are there again."""
+        for tag, why in losses.items():
+            if self._lost.get(tag) is why:
+                self._lost.pop(tag, None)
+
     def _wait_for_delivery(self, timeout: float | None) -> bool:
+        """Wait until there may be one; False: there will be none.
+
+        :raises CarrotError: why a subscription has ended.
+        """
+
         def ready() -> bool:
-            return self._interrupted or not self._subscriptions or self.is_ready
+            return self._interrupted or self.is_ready or bool(self._lost) or not self._subscriptions
 
         if self._transport is not None and not ready():
             try:
@@ -204,13 +227,11 @@ class Consuming(Lifecycle):
         if self._interrupted:
             self._interrupted = False
             return False
-        if self._consumers_are_lost and self._failure is None:
-            self._consumers_are_lost = False
-            raise ConnectionLost(
-                "the channel that consumed was closed by the broker, or its connection replaced; "
-                "consume again: unsettled messages will be redelivered"
-            )
-        return self.is_ready
+        self._raise_failure()
+        # Each of the threads that wait here is told, with an error of its own.
+        for why in tuple(self._lost.values()):
+            raise type(why)(str(why))
+        return bool(self._subscriptions or self.inbox)
 
     def _drop_what_will_be_redelivered(self) -> None:
         """The connection is gone: what could not be acked any more is not worth processing."""
@@ -259,7 +280,7 @@ class Consuming(Lifecycle):
     def qos(self, prefetch_size: int, prefetch_count: int, apply_global: bool = False) -> None:
         """Limit how many messages may be delivered and not yet settled.
 
-        :param prefetch_size: octets; 0 is no limit, and RabbitMQ knows no other.
+        :param prefetch_size: bytes; 0 is no limit, and RabbitMQ knows no other.
         :param prefetch_count: messages; 0 is no limit.
         :param apply_global: False limits each consumer subscribed from now on, True all
             consumers of the channel together
@@ -267,6 +288,7 @@ class Consuming(Lifecycle):
         """
         if prefetch_size:
             self.require("prefetch_size", f"prefetch_size={prefetch_size!r}; use prefetch_count")
+        check_prefetch_count(prefetch_count)
         channel = self.channel
         self._qos(channel, prefetch_count, apply_global)
         if apply_global:

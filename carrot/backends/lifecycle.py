@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 from carrot.backends.confirms import Confirms
 from carrot.backends.topology import Topology
 from carrot.backends.transport import BaseTransport
+from carrot.deadline import wait_to_hold
 from carrot.exceptions import (
     CarrotError,
     ChannelError,
@@ -114,7 +115,8 @@ class Lifecycle(Topology):
         self._next_number = 1
         self._is_confirming = False
         self._subscriptions: dict[str, Subscription] = {}
-        self._consumers_are_lost = False
+        # Those that ended unasked, by their tag, and why; until they begin again, or are cancelled.
+        self._lost: dict[str, CarrotError] = {}
         self._paused = False
         self._channel_limit = 0
         self._interrupted = False
@@ -190,11 +192,17 @@ class Lifecycle(Topology):
         transport = self.connection.connection
         channel = self._channel
         if transport is not self._transport or not self._is_usable(channel):
+            wait_to_hold(self.changing, "changing the channel")
             with self.changing:
                 channel = self._channel
                 if transport is not self._transport or not self._is_usable(channel):
                     channel = self._replace_channel(transport)
         return channel
+
+    def open(self) -> None:
+        """Open a channel, if there is none, and nobody has to be told why the last was closed."""
+        if self._failure is None:
+            self.channel  # noqa: B018  # opens one
 
     @contextmanager
     def one_channel(self) -> Iterator[None]:
@@ -205,6 +213,7 @@ class Lifecycle(Topology):
 
         :raises ConnectionLost: the channel is gone: do all of it again.
         """
+        wait_to_hold(self.changing, "changing the channel")
         with self.changing:
             stayed = self._must_stay
             if not stayed:
@@ -255,7 +264,11 @@ class Lifecycle(Topology):
         if self._finalizer is not None:
             self._finalizer.detach()
         # Before the generation: whoever is reading looks at them the other way round.
-        self._consumers_are_lost = self._consumers_are_lost or bool(self._subscriptions)
+        for tag in tuple(self._subscriptions):
+            self._lost[tag] = ConnectionLost(
+                "the channel that consumed was closed by the broker, or its connection replaced; "
+                "consume again: unsettled messages will be redelivered"
+            )
         self._subscriptions.clear()
         self.generation += 1
         self.inbox.clear()
@@ -288,7 +301,8 @@ class Lifecycle(Topology):
         channel, transport = self._channel, self._transport
         with self.settling:
             self._forget_channel()
-        self._consumers_are_lost = self._paused = False
+        self._lost.clear()
+        self._paused = False
         self._channel_limit = 0
         if transport is not None:
             transport.detach(self)

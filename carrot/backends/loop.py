@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from carrot.exceptions import CarrotError, ConnectionLost
@@ -17,9 +17,9 @@ class Dispatcher(Protocol):
     def delivered(self, message: Message) -> bool: ...
     def forget_stop(self) -> None: ...
 
-
-def _never(error: CarrotError) -> bool:
-    return False
+    @property
+    def losses(self) -> Mapping[str, CarrotError]: ...
+    def forget_losses(self, losses: Mapping[str, CarrotError]) -> None: ...
 
 
 class ConsumeIterator(Iterator[bool]):
@@ -27,7 +27,8 @@ class ConsumeIterator(Iterator[bool]):
 
     :param limit: the number of steps; None goes on until there is nothing to wait for.
     :param deadline: as ``time.monotonic()`` counts; then it raises OperationTimeout.
-    :param heal: called with what the waiting raises; True: everything is as before, go on.
+    :param heal: called with what the waiting raises; True: everything is as before, go on. None:
+        there is no help.
     """
 
     def __init__(
@@ -35,12 +36,19 @@ class ConsumeIterator(Iterator[bool]):
         backend: Dispatcher,
         limit: int | None,
         deadline: float | None = None,
-        heal: Callable[[CarrotError], bool] = _never,
+        heal: Callable[[CarrotError], bool] | None = None,
     ) -> None:
         self.backend = backend
         self.remaining = limit
         self._deadline = deadline
-        self._heal = heal
+        self._healer = heal
+
+    def _heal(self, error: CarrotError) -> bool:
+        losses = self.backend.losses
+        if self._healer is None or not self._healer(error):
+            return False
+        self.backend.forget_losses(losses)
+        return True
 
     def __next__(self) -> bool:
         if self.remaining is not None:

@@ -23,18 +23,20 @@ from carrot.backends.transport import BaseTransport
 from carrot.backends.turns import Turns
 from carrot.deadline import spelled, within
 from carrot.exceptions import CarrotError, ConfigurationError, ConnectionLost, OperationTimeout
-from carrot.retry import pause
+from carrot.retry import pause, shorter
 from carrot.settings import ConnectionSettings
 
 #: Seconds between signs of life, unless the settings say otherwise.
 HEARTBEAT = 10
 #: How long may nobody have read, in seconds, when a message is sent that nobody confirms.
 UNREAD = 0.5
-#: How late an ack may be, in seconds, so that it can share a write with others.
+#: How late an ack may be, in seconds, so that it can share a write with others: 2.5 to 4.5 µs
+#: saved for each message, of some 10 for consuming it.
 ACK_DELAY = 0.001
 #: How long to wait, in seconds, for somebody else to have written, or for room.
 NO_ROOM_DELAY = 0.01
-#: How much is kept back, in bytes, while many messages are sent together.
+#: How much is kept back, in bytes, while many messages are sent together: 9 µs (of 23) saved for
+#: each small one, in confirm mode.
 LARGE_WRITE = 64 * 1024
 
 
@@ -51,7 +53,9 @@ class Line(Protocol):
 
     operation_timeout: float | None
     is_silent: bool
+    blocked: str | None
 
+    def answer(self, data: bytes) -> None: ...
     def write(self, data: bytes, channel: Writer | None = None) -> None: ...
     def write_soon(self, data: bytes, channel: Writer) -> None: ...
     def write_with_others(self, data: bytes, channel: Writer) -> None: ...
@@ -113,16 +117,20 @@ class StreamTransport(BaseTransport):
         self._where = where
         #: Seconds in which this end, and the broker, must give a sign of life; 0: none.
         self._heartbeat = 0.0
-        self._numbers = threading.Lock()
         self._lost: ConnectionLost | None = None
-        self._turns = Turns(self._read_once, self._tell_blocked)
         self._blocked_news: deque[str | None] = deque()
-        self._telling = threading.Lock()
-        self._writing = threading.Lock()
+        self._renew_locks()
         self._soon: list[bytes] = []
         self._soon_size = 0
         self._flush_is_due = False
         self._last_write = self._last_read = self._last_look = time.monotonic()
+
+    def _renew_locks(self) -> None:
+        """Make the locks, also in a forked child, whose parent's threads may hold the old ones."""
+        self._numbers = threading.Lock()
+        self._turns = Turns(self._read_once, self._tell_blocked)
+        self._telling = threading.Lock()
+        self._writing = threading.Lock()
 
     # -- what a driver says
 
@@ -223,9 +231,9 @@ class StreamTransport(BaseTransport):
     def wait_for(self, ready: Callable[[], object], timeout: float | None = None) -> None:
         # Whoever has the turn may have flushed before this was kept back.
         if self._soon and not ready():
-            self.flush()
+            self._flush_if_room()
         if not self._turns.wait_for(ready, timeout):
-            raise OperationTimeout(f"nothing came from {self._where} within {timeout} seconds")
+            raise OperationTimeout(f"nothing came from {self._where} within {spelled(timeout)}")
 
     def look(self) -> None:
         """Take in what has arrived, if nobody has lately: the end of the connection, perhaps."""
@@ -236,9 +244,10 @@ class StreamTransport(BaseTransport):
     def _read_once(self, timeout: float | None) -> None:
         """Read what there is, waiting for it at most *timeout* seconds."""
         self._raise_lost()
-        self.flush()
+        self._flush_if_room()
         if self._heartbeat:
-            timeout = self._heartbeat if timeout is None else min(timeout, self._heartbeat)
+            silent_at = self._last_read + 2 * self._heartbeat
+            timeout = shorter(timeout, max(0.0, silent_at - time.monotonic()))
         try:
             if not self._link.wait(timeout):
                 self._check_silence()
@@ -270,7 +279,7 @@ class StreamTransport(BaseTransport):
     def _check_silence(self) -> None:
         """A broker that sends nothing for two intervals is gone (AMQP 0-9-1, section 4.2.7)."""
         silent = time.monotonic() - self._last_read
-        if self._heartbeat and silent > 2 * self._heartbeat:
+        if self._heartbeat and silent >= 2 * self._heartbeat:
             raise ConnectionResetError(f"the broker has been silent for {silent:.1f} seconds")
 
     def _tell_blocked(self) -> None:
@@ -302,10 +311,7 @@ class StreamTransport(BaseTransport):
                 self._refuse(channel)
             try:
                 if self._soon:
-                    self._soon.append(data)
-                    data = b"".join(self._soon)
-                    self._soon.clear()
-                    self._soon_size = 0
+                    data = self._take_soon() + data
                 self._link.write(data)
             except (OSError, ValueError) as exc:
                 failure: BaseException = exc
@@ -319,6 +325,19 @@ class StreamTransport(BaseTransport):
             self._raise_lost()
         self._lose(ConnectionAbortedError(f"{type(failure).__name__} interrupted a write"))
         raise failure
+
+    def _take_soon(self) -> bytes:
+        """What was to be sent soon, under the lock; :meth:`answer` may add to it meanwhile."""
+        count = len(self._soon)
+        data = b"".join(self._soon[:count])
+        del self._soon[:count]
+        self._soon_size = 0
+        return data
+
+    def answer(self, data: bytes) -> None:
+        """Send *data* soon, from the thread that reads, which waits for no other."""
+        self._soon.append(data)
+        self.flush_soon()
 
     def _wait_to_write(self) -> None:
         """Another thread writes: wait until it has, if this one has a deadline."""
@@ -381,6 +400,17 @@ class StreamTransport(BaseTransport):
     def _flush_late(self) -> None:
         self._flush_is_due = False  # first: what is kept back from now on asks for its own
         self._write_if_room(b"")
+        self._try_again()
+
+    def _flush_if_room(self) -> None:
+        """Send what was to be sent soon, as far as that goes without waiting."""
+        if self._soon:
+            if not self._writing.locked():
+                with self._writing:
+                    self._write_what_fits(b"")
+            self._try_again()
+
+    def _try_again(self) -> None:
         if self._soon and self._lost is None:
             self.flush_soon(NO_ROOM_DELAY)  # somebody else was writing, or there was no room
 
@@ -400,17 +430,27 @@ class StreamTransport(BaseTransport):
 
     def _write_if_room(self, data: bytes) -> None:
         """Send what is kept back and *data* without waiting: the timer serves others too."""
-        if self._lost is None and self._writing.acquire(blocking=False):
+        if self._writing.acquire(blocking=False):
             try:
-                kept = b"".join([*self._soon, data])
-                rest = self._link.write_if_room(kept) if kept else b""
-                self._soon = [rest] if rest else []
-                self._soon_size = len(rest)
-                self._last_write = time.monotonic()
-            except (OSError, ValueError):
-                pass  # the next one who reads or writes finds out
+                self._write_what_fits(data)
             finally:
                 self._writing.release()
+
+    def _write_what_fits(self, data: bytes) -> None:
+        """The same, under the lock."""
+        if self._lost is not None:
+            return
+        try:
+            kept = self._take_soon() + data
+            if rest := self._link.write_if_room(kept) if kept else b"":
+                self._soon.insert(0, rest)
+                self._soon_size = len(rest)
+            self._last_write = time.monotonic()
+        except (OSError, ValueError):
+            pass  # the next one who reads or writes finds out
+        except BaseException as exc:
+            self._lose(ConnectionAbortedError(f"{type(exc).__name__} interrupted a write"))
+            raise
 
     # -- closing
 
@@ -434,6 +474,7 @@ class StreamTransport(BaseTransport):
         self._lose(ConnectionAbortedError("it was closed here"))
 
     def disown(self) -> None:
+        self._renew_locks()
         self._lost = ConnectionLost("the connection is the parent process's")
         self._close_channels()
         self._link.abandon()

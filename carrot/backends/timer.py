@@ -38,8 +38,9 @@ class Timer:
         with self._changed:
             heapq.heappush(self._heap, (when, next(self._numbers), function))
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="carrot-timer", daemon=True)
-                threads.start(self._thread)
+                thread = threading.Thread(target=self._run, name="carrot-timer", daemon=True)
+                threads.start(thread)
+                self._thread = thread  # when it could be started: the next call tries again
             elif self._heap[0][0] == when:
                 self._changed.notify()
 

@@ -106,9 +106,7 @@ class BaseTransport(ABC):
         """
         self.wait_for(self._next_ready, timeout)
         if (backend := self._next_ready()) is not None:
-            # To the end of the line, so that a busy backend doesn't starve the others.
-            self.detach(backend)
-            self.attach(backend)
+            self.attach(backend)  # so that a busy one doesn't starve the others
             backend.dispatch()
 
     def _next_ready(self) -> Channel | None:
@@ -122,18 +120,21 @@ class BaseTransport(ABC):
             return [backend for reference in self._backends if (backend := reference())]
 
     def attach(self, backend: Channel) -> None:
-        """*backend* uses this transport from now on."""
+        """*backend* uses this transport from now on; its turn comes last."""
         with self._backends_lock:
-            self._backends.append(weakref.ref(backend))
+            self._backends = [*self._others(backend), weakref.ref(backend)]
 
     def detach(self, backend: Channel) -> None:
         """*backend* uses it no longer; others that are gone are forgotten too."""
         with self._backends_lock:
-            self._backends = [
-                reference
-                for reference in self._backends
-                if (other := reference()) is not None and other is not backend
-            ]
+            self._backends = self._others(backend)
+
+    def _others(self, backend: Channel) -> list[weakref.ref[Channel]]:
+        return [
+            reference
+            for reference in self._backends
+            if (other := reference()) is not None and other is not backend
+        ]
 
     def disown(self) -> None:  # noqa: B027  # a driver without sockets has nothing to do
         """In a forked child: the connection is the parent's, so it is not open here.

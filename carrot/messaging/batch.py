@@ -12,6 +12,7 @@ from carrot.backends.confirms import Confirms, merged
 from carrot.exceptions import (
     CarrotError,
     ChannelError,
+    ConfigurationError,
     ConnectionFailed,
     ConnectionLost,
     Nacked,
@@ -64,12 +65,19 @@ class Batch:
         # Whether there were messages that nobody confirms.
         self._is_trusting = False
         self._open = ExitStack()
+        self._is_open = False
 
     def send(self, message_data: Any, **options: Unpack[SendOptions]) -> None:
         """Send a message; its confirm is waited for later.
 
         :param options: as for :meth:`Publisher.send`.
+        :raises ConfigurationError: outside of the ``with`` block, where nobody would wait for it.
         """
+        if not self._is_open:
+            raise ConfigurationError(
+                "a batch sends in its block only, whose end waits for the confirms: write with "
+                "publisher.batch() as batch: batch.send(…)"
+            )
         self.put(message_data, self._publisher.envelope(**options))
 
     def put(self, data: Any, envelope: Envelope) -> None:
@@ -151,6 +159,7 @@ class Batch:
 
     def __enter__(self) -> Self:
         self._open.enter_context(self._publisher.backend.batching())
+        self._is_open = True
         return self
 
     def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
@@ -158,6 +167,7 @@ class Batch:
 
         :raises PublishError: Unroutable or Nacked, with the messages that were not taken.
         """
+        self._is_open = False
         if exc is not None and (
             not isinstance(exc, Exception) or isinstance(exc, (OSError, ChannelError))
         ):

@@ -19,7 +19,7 @@ from carrot.message import Message
 from carrot.messaging.receiver import Callback, ErrorCallback, Loop, Receiver
 from carrot.messaging.unique_ids import unique_id
 from carrot.retry import Retry
-from carrot.values import SHORT_STRING_BYTES, required_name, seconds
+from carrot.values import SHORT_STRING_BYTES, check_prefetch_count, required_name, seconds
 
 
 class Consumer(Loop):
@@ -43,8 +43,8 @@ class Consumer(Loop):
     :param no_ack: the broker forgets each message as it delivers it: faster, and a message is
         lost when the program dies before it has processed it.
     :param auto_declare: declare queue, exchange and binding now.
-    :param queue_type: classic, quorum or stream; default the broker's own, classic. Quorum queues
-        are replicated among the nodes of a cluster.
+    :param queue_type: classic or quorum; default the broker's own, classic. Quorum queues are
+        replicated among the nodes of a cluster.
     :param queue_arguments: such as ``{"x-message-ttl": 60000}`` (milliseconds).
     :param exchange_arguments: such as ``{"alternate-exchange": "unrouted"}``.
     :param binding_arguments: for a headers exchange, such as ``{"x-match": "any", "type": "pdf"}``.
@@ -82,6 +82,7 @@ class Consumer(Loop):
     decoder: Callable[[Any], Any] | None = None
     accept: Collection[str] | None = None
     on_decode_error: ErrorCallback | None = None
+    _other_receiver: Receiver | None = None
 
     def __init__(
         self,
@@ -139,7 +140,7 @@ class Consumer(Loop):
         # Exclusive queues go with their connection; the exchange is everybody's, and stays.
         self._exchange_auto_delete = self.auto_delete
         self.auto_delete = self.auto_delete or self.exclusive
-        _check_prefetch_count(self.prefetch_count)
+        check_prefetch_count(self.prefetch_count)
         if isinstance(self.accept, str):
             raise ConfigurationError(
                 f"accept must be a list of names, not text: write accept=[{self.accept!r}]"
@@ -238,7 +239,17 @@ class Consumer(Loop):
 
     def _receive_callback(self, message: Message) -> None:
         """What becomes of a delivery."""
-        self.process(message, self, self.auto_ack, self.on_decode_error)
+        self.process(message, self._receiver, self.auto_ack, self.on_decode_error)
+
+    @property
+    def _receiver(self) -> Receiver:
+        """Who receives: this consumer, unless it was told to :meth:`hand_to` another."""
+        other = self._other_receiver
+        return self if other is None or not other.has_receiver else other
+
+    def hand_to(self, receiver: Receiver) -> None:
+        """Let *receiver* receive the messages, when it has something to do with them."""
+        self._other_receiver = receiver
 
     def process(
         self,
@@ -290,16 +301,19 @@ class Consumer(Loop):
         queue = self._usable_queue()
         if self.channel_open:
             return
-        self._consume_options = {"no_ack": no_ack, "callback": callback, "at_most": at_most}
-        if self._has_consumed and not self.no_ack:
-            # RabbitMQ's quorum queues lose their way when a tag is used again. (With no_ack the
-            # tag stays: it is the name of what is left over.)
-            self.consumer_tag = self._generate_consumer_tag()
-        self._has_consumed = True
-        prefetch = _check_prefetch_count(self.prefetch_count)
+        prefetch = check_prefetch_count(self.prefetch_count)
         if at_most:
             prefetch = min(prefetch or at_most, at_most)
         with self.backend.one_channel():
+            if self.backend.is_consuming(self.consumer_tag):
+                return  # another thread was faster
+            self._consume_options = {"no_ack": no_ack, "callback": callback, "at_most": at_most}
+            if self._has_consumed and not self.no_ack:
+                # RabbitMQ's quorum queues lose their way when a tag is used again. (With no_ack
+                # the tag stays: it is the name of what is left over.)
+                self.backend.cancel(self.consumer_tag)
+                self.consumer_tag = self._generate_consumer_tag()
+            self._has_consumed = True
             self._declare_if_new()
             self.backend.qos(0, prefetch, False)
             self.backend.declare_consumer(
@@ -391,23 +405,21 @@ class Consumer(Loop):
         if message is None:
             return None
         if enable_callbacks or auto_ack or no_ack:
-            receiver = self if enable_callbacks else None
+            receiver = self._receiver if enable_callbacks else None
             self.process(message, receiver, auto_ack or no_ack, self.on_decode_error)
         return self._received(message)
 
     def _next_message(self, queue: str, no_ack: bool, timeout: float | None) -> Message | None:
         """The oldest message: sent ahead to a running subscription, or still in the queue."""
         backend, tag = self.backend, self.consumer_tag
-        # Drivers of others may not know the argument.
-        options = {} if timeout is None else {"timeout": timeout}
         if not self.channel_open:
-            return backend.take(tag) or backend.get(queue, no_ack=no_ack, **options)
+            return backend.take(tag) or backend.get(queue, no_ack=no_ack, timeout=timeout)
         # What is being sent ahead comes before the broker's answer, or (RabbitMQ) right behind it,
         # and so before the answer to a second question.
         for _ in range(2):
             if (message := backend.take(tag)) is not None:
                 return message
-            if (message := backend.get(queue, no_ack=no_ack, **options)) is not None:
+            if (message := backend.get(queue, no_ack=no_ack, timeout=timeout)) is not None:
                 backend.deliver(tag, message)
         return backend.take(tag)
 
@@ -482,12 +494,12 @@ class Consumer(Loop):
     ) -> None:
         """Limit what may be here, delivered and not settled; for subscriptions from now on.
 
-        :param prefetch_size: octets; RabbitMQ knows no such limit, so 0.
+        :param prefetch_size: bytes; RabbitMQ knows no such limit, so 0.
         :param prefetch_count: messages; 0 is no limit.
         :param apply_global: limit all consumers of this channel together, at once.
         """
         self._check_open()
-        self.backend.qos(prefetch_size, _check_prefetch_count(prefetch_count), apply_global)
+        self.backend.qos(prefetch_size, prefetch_count, apply_global)
         if not apply_global:
             self.prefetch_count = prefetch_count
 
@@ -504,6 +516,7 @@ class Consumer(Loop):
             self.cancel()
         self._owns_backend = False
         self.backend = backend
+        self.forget_declaration()
 
     def close(self) -> None:
         """End the subscription and close the channel: unsettled messages go back to the queue.
@@ -515,9 +528,3 @@ class Consumer(Loop):
             self.backend.close()
         else:
             self.cancel()
-
-
-def _check_prefetch_count(count: object) -> int:
-    if not isinstance(count, int) or not 0 <= count <= 65535:
-        raise ConfigurationError(f"prefetch_count must be a number from 0 to 65535: {count!r}")
-    return count

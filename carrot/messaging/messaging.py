@@ -73,7 +73,7 @@ class Messaging(Receiver):
         }
         self.publisher = self.publisher_cls(connection, **shared)
         self.consumer = self.consumer_cls(connection, self.queue or None, **shared)
-        self.consumer.register_callback(self.receive)
+        self.consumer.hand_to(self)
         self.backend = self.consumer.backend
 
     def send(
@@ -95,6 +95,14 @@ class Messaging(Receiver):
     ) -> Message | None:
         """See :meth:`Consumer.fetch`."""
         return self.consumer.fetch(no_ack, auto_ack, enable_callbacks, timeout=timeout)
+
+    def wait(self, limit: int | None = None, timeout: float | None = None) -> None:
+        """See :meth:`Consumer.wait`."""
+        self.consumer.wait(limit, timeout)
+
+    def stop(self) -> None:
+        """See :meth:`Consumer.stop`."""
+        self.consumer.stop()
 
     def close(self) -> None:
         """Close the consumer and the publisher. Again is harmless."""

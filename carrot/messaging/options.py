@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Mapping
 from typing import Any, Self
 
 from carrot.backends.base import BaseBackend
 from carrot.connection import BrokerConnection
 from carrot.exceptions import CarrotError, ConfigurationError, ConnectionLost, NotSupported
+from carrot.functions import FunctionOptions
 from carrot.routing import check_exchange_type
 
-# Options that hold a function. Written in a class body, a plain function would become a method.
-_FUNCTIONS = ("encoder", "decoder", "on_decode_error")
 
-
-class Configurable:
+class Configurable(FunctionOptions):
     """An object whose options are class attributes that keywords override; closed by ``with``."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        for name in _FUNCTIONS:
-            function = cls.__dict__.get(name)
-            if isinstance(function, types.FunctionType):
-                parameters = function.__code__.co_varnames[: function.__code__.co_argcount]
-                if parameters[:1] != ("self",):
-                    setattr(cls, name, staticmethod(function))
+    function_options = ("encoder", "decoder", "on_decode_error")
 
     connection: BrokerConnection
     backend: BaseBackend

@@ -24,7 +24,7 @@ from carrot.messaging.options import Configurable
 from carrot.messaging.unique_ids import unique_id
 from carrot.recovery import recover
 from carrot.retry import Retry
-from carrot.serialization import RAW_TYPE, call_encoder, registry
+from carrot.serialization import RAW_TYPE, call_encoder, registry, to_bytes
 from carrot.values import seconds, short_string, table
 
 _NONE_GIVEN = (None,) * 9
@@ -49,10 +49,13 @@ class Publisher(Configurable):
         lost when the broker restarts.
     :param serializer: a name in ``carrot.serialization.registry``; None: text and bytes as they
         are, all else as JSON.
-    :param encoder: a function from data to bytes or text, instead of a serializer.
+    :param encoder: a function from data to bytes or text, instead of a serializer. A keyword for
+        one of the two overrides the class's own other one.
     :param auto_declare: declare the exchange now.
     :param confirm: :meth:`send` returns when the broker has taken the message.
-    :param confirm_timeout: seconds to wait for that; None waits as long as it takes.
+    :param confirm_timeout: seconds to wait for that; 0 waits as long as it takes.
+    :param confirm_window: how many messages :meth:`send_many` and :meth:`batch` let be on their
+        way, not yet confirmed.
     :param retry: how often and how long to send again what is not confirmed when the connection
         is lost; default 30 seconds.
     :param mandatory: a message that reaches no queue raises Unroutable.
@@ -81,7 +84,6 @@ class Publisher(Configurable):
     auto_declare: bool = True
     confirm: bool = True
     confirm_timeout: float | None = 30
-    #: How many messages :meth:`send_many` lets be on their way, not yet confirmed.
     confirm_window: int = 1000
     mandatory: bool = False
     retry: Retry = Retry(seconds=30)
@@ -102,11 +104,16 @@ class Publisher(Configurable):
         auto_declare: bool | None = None,
         confirm: bool | None = None,
         confirm_timeout: float | None = None,
+        confirm_window: int | None = None,
         retry: Retry | None = None,
         mandatory: bool | None = None,
         backend: BaseBackend | None = None,
     ) -> None:
         self._use(connection, backend)
+        if serializer is not None and encoder is None:
+            self.encoder = None
+        elif encoder is not None and serializer is None:
+            self.serializer = None
         self._set_options(
             exchange=exchange,
             routing_key=routing_key,
@@ -120,12 +127,17 @@ class Publisher(Configurable):
             auto_declare=auto_declare,
             confirm=confirm,
             confirm_timeout=confirm_timeout,
+            confirm_window=confirm_window,
             retry=retry,
             mandatory=mandatory,
         )
         self.delivery_mode = self._delivery_mode(self.delivery_mode)
+        if self.serializer is not None and self.encoder is not None:
+            raise ConfigurationError(
+                f"serializer={self.serializer!r} and encoder= are two ways to encode: give one"
+            )
         if self.confirm_timeout is not None:
-            self.confirm_timeout = seconds("confirm_timeout", self.confirm_timeout)
+            self.confirm_timeout = seconds("confirm_timeout", self.confirm_timeout) or None
         self._envelopes: dict[tuple[Any, ...], Envelope] = {}
         self._declared_at: int | None = None
         self._closed = False
@@ -367,6 +379,7 @@ class Publisher(Configurable):
             if self._declared_at is not None and not backend.is_on(self._declared_at):
                 self._declare_again()
             backend.wait_until_unblocked(self.confirm_timeout)
+            backend.open()  # here, where who waits for another thread may have a deadline
         # A returned message is only known to be one when the confirm comes after it.
         if backend.confirms is None and (self.confirm or envelope.mandatory):
             backend.confirm_select()
@@ -435,10 +448,7 @@ class Publisher(Configurable):
             short_string("content_encoding", content_encoding)
         if isinstance(data, str):
             charset = content_encoding or "utf-8"
-            try:
-                return content_type, charset, data.encode(charset)
-            except (UnicodeEncodeError, LookupError) as exc:
-                raise EncodeError(f"the text can't be encoded as {charset}: {exc}") from exc
+            return content_type, charset, to_bytes(data, charset)
         if isinstance(data, (bytes, bytearray, memoryview)):
             return content_type, content_encoding or "binary", bytes(data)
         raise EncodeError(

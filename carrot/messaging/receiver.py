@@ -144,7 +144,8 @@ class Loop(Receiver):
         try:
             if limit is not None and limit > 0 and not was_open:
                 self._subscribing(lambda: self._subscribe_for(limit), deadline)
-            for _ in self.iterconsume(limit, **({} if timeout is None else {"timeout": timeout})):
+            left = {} if deadline is None else {"timeout": max(0.0, deadline - time.monotonic())}
+            for _ in self.iterconsume(limit, **left):
                 pass
         finally:
             self.backend.forget_stop()
@@ -192,10 +193,8 @@ class Loop(Receiver):
         """Go on after *error*, if it is such that one can; False: it is to be raised."""
         if not (self.connection.may_reconnect and self._is_curable(error)):
             return False
-        retry, left = (
-            self.retry,
-            None if deadline is None else max(0.0, deadline - time.monotonic()),
-        )
+        retry = self.retry
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
         is_shorter = left is not None and (retry.seconds is None or left < retry.seconds)
         try:
             recover(

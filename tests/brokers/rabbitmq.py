@@ -1,4 +1,4 @@
-"""A private RabbitMQ node: started, stopped, killed and frozen by the tests that own it.
+"""A private RabbitMQ node.
 
 The `rabbitmq-server` in PATH switches to the service's user and drops the environment, so the
 scripts behind it are called.
@@ -7,55 +7,21 @@ scripts behind it are called.
 from __future__ import annotations
 
 import os
-import random
 import re
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
 from urllib.parse import unquote, urlsplit
 
-from tests.brokers.freezing import wait_until_stopped
-from tests.waiting import eventually
+from tests.brokers.process import BrokerError, BrokerProcess, free_port
 
-START_TIMEOUT = 90.0  # seconds; a node takes about 5 on an idle machine
-STOP_TIMEOUT = 30.0
+STOP_TIMEOUT = 30.0  # seconds
 CTL_TIMEOUT = 60.0
-LOG_TAIL = 40  # lines
 
 SCRIPTS = "/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin"
-
-
-class BrokerError(Exception):
-    """A broker, or its control program, did not do what it was told."""
-
-
-# The ports of this process's brokers, which may not listen on them yet.
-_given: set[int] = set()
-
-
-def free_port() -> int:
-    """A port on 127.0.0.1 where nothing listens, and that was not given before.
-
-    Below the range from which the system takes ports for outgoing connections: one of those
-    could come first, and a client that retries a port of that range can connect to itself.
-    """
-    ports = random.SystemRandom().sample(range(20000, 32000), 100)
-    for port in ports:
-        if port in _given:
-            continue
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            _given.add(port)
-            return port
-    raise BrokerError("no free port between 20000 and 32000")
 
 
 def amqp_version(host: str, port: int, timeout: float = 5.0) -> str | None:
@@ -131,15 +97,15 @@ class ErlangHome:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class RabbitMQ:
-    """One node, with everything it needs in a folder of its own.
-
-    `with RabbitMQ() as broker:` starts it, and kills and removes it at the end.
+class RabbitMQ(BrokerProcess):
+    """One node.
 
     :param config: lines for rabbitmq.conf, after the ports: TLS listeners, limits.
     :param name: the node's, without a host; unique in its home.
     :param home: share one to make a cluster; by default the node has its own.
     """
+
+    name = "RabbitMQ"
 
     def __init__(
         self,
@@ -147,15 +113,12 @@ class RabbitMQ:
         name: str = "carrot",
         home: ErlangHome | None = None,
     ) -> None:
+        super().__init__()
         self.config = list(config)
         self.node = f"{name}@localhost"
-        self.port = free_port()
         self.version: str | None = None
         self._home = home or ErlangHome()
         self._owns_home = home is None
-        self._process: subprocess.Popen[bytes] | None = None
-        self.folder = Path(tempfile.mkdtemp(prefix="carrot-rabbitmq-"))
-        self.log = self.folder / "log"
         self._environment = self._prepare()
 
     @staticmethod
@@ -173,9 +136,13 @@ class RabbitMQ:
         return f"amqp://guest:guest@127.0.0.1:{self.port}//"
 
     @property
-    def is_running(self) -> bool:
-        """Whether its process is there; it may be starting, or frozen."""
-        return self._process is not None and self._process.poll() is None
+    def command(self) -> Sequence[str | Path]:
+        # Told to end, the shell script passes it on to the virtual machine, and waits for it.
+        return [_scripts() / "rabbitmq-server"]  # type: ignore[operator]
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return self._environment
 
     def _prepare(self) -> dict[str, str]:
         lines = [
@@ -206,112 +173,19 @@ class RabbitMQ:
             "RABBITMQ_DIST_PORT": str(free_port()),
         }
 
-    # -- life
-
     def start(self) -> None:
-        """Start the node and wait until it lets clients in.
-
-        :raises BrokerError: it didn't in time; with the end of its log.
-        """
-        if reason := self.missing():
-            raise BrokerError(reason)
         self._home.start()
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [_scripts() / "rabbitmq-server"],  # type: ignore[operator]
-                env=self._environment,
-                cwd=self.folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # A group of its own, so that a signal reaches the virtual machine too.
-                start_new_session=True,
-            )
-        try:
-            eventually(self._answered_or_ended, START_TIMEOUT)
-            if not self.is_running:
-                raise BrokerError(f"it ended with code {self._process.returncode}")
-        except (AssertionError, BrokerError) as exc:
-            self.kill()
-            raise BrokerError(f"{self.node} did not start: {exc}\n{self.log_tail()}") from exc
+        super().start()
 
-    def _answered_or_ended(self) -> bool:
+    def _answers(self) -> bool:
         # It opens its port last, when all else is ready.
-        self.version = amqp_version("127.0.0.1", self.port) or self.version
-        return not self.is_running or self.version is not None
-
-    def stop(self) -> None:
-        """Shut the node down as its service manager would, keeping its data."""
-        if self._process is None:
-            return
-        # The shell script passes it on to the virtual machine, and waits for it.
-        self._process.terminate()
-        try:
-            self._process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            self.kill()
-            raise BrokerError(f"{self.node} did not stop\n{self.log_tail()}") from None
-        self._forget_process()
-
-    def kill(self) -> None:
-        """End the node at once, as a power cut would, keeping its data."""
-        if self._process is None:
-            return
-        self._signal(signal.SIGKILL)
-        self._process.wait(STOP_TIMEOUT)
-        # The script's exit says nothing about the virtual machine, the closed port does.
-        eventually(self._port_is_closed, STOP_TIMEOUT)
-        self._forget_process()
-
-    def restart(self) -> None:
-        """Stop and start; the port stays the same."""
-        self.stop()
-        self.start()
-
-    def freeze(self) -> None:
-        """Let the node do nothing, with its sockets open, until :meth:`thaw`."""
-        self._signal(signal.SIGSTOP)
-        assert self._process is not None
-        wait_until_stopped(self._process.pid)
-
-    def thaw(self) -> None:
-        """Let a frozen node go on."""
-        self._signal(signal.SIGCONT)
+        self.version = amqp_version("127.0.0.1", self.port)
+        return self.version is not None
 
     def remove(self) -> None:
-        """Kill the node and remove all that it had."""
-        self.kill()
+        super().remove()
         if self._owns_home:
             self._home.remove()
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.remove()
-            raise
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.remove()
-
-    def _signal(self, number: int) -> None:
-        if self._process is None:
-            raise BrokerError(f"{self.node} does not run")
-        # The group has the number of its first process, which start_new_session made lead it. It
-        # stays ours until that one is waited for.
-        if self._process.returncode is None:
-            os.killpg(self._process.pid, number)
-
-    def _port_is_closed(self) -> bool:
-        with socket.socket() as probe:
-            probe.settimeout(1.0)
-            return probe.connect_ex(("127.0.0.1", self.port)) != 0
-
-    def _forget_process(self) -> None:
-        self._process = None
-        self.version = None
 
     # -- looking inside
 
@@ -335,13 +209,6 @@ class RabbitMQ:
             said = (done.stdout + done.stderr).strip()
             raise BrokerError(f"rabbitmqctl {' '.join(arguments)} failed: {said}")
         return done.stdout
-
-    def log_tail(self) -> str:
-        """The last lines of its log."""
-        if not self.log.exists():
-            return "(it wrote no log)"
-        lines = self.log.read_text(errors="replace").splitlines()[-LOG_TAIL:]
-        return "\n".join(["the end of its log:", *lines])
 
 
 def _scripts() -> Path | None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.brokers.activemq import ActiveMQ
-from tests.brokers.rabbitmq import RabbitMQ, free_port
+from tests.brokers.process import free_port
+from tests.brokers.rabbitmq import RabbitMQ
 
 
 class TlsBroker(NamedTuple):

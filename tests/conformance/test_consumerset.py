@@ -2,7 +2,7 @@
 
 import pytest
 
-from carrot.exceptions import ConsumerNotFound, DecodeError
+from carrot.exceptions import ConfigurationError, ConsumerNotFound, DecodeError
 from carrot.messaging import Consumer, ConsumerSet, Publisher
 
 
@@ -299,3 +299,54 @@ def test_configurations_of_old_programs_are_understood(connection, unique):
 
     assert received == ["v"]
     assert configuration["ignored"]["queue"] == queue
+
+
+@pytest.mark.needs("auto_delete")
+def test_consumer_whose_queue_goes_as_it_moves_is_declared_again(connection, unique):
+    consumer = Consumer(connection, unique(), auto_delete=True)
+    consumer.consume()
+    received = []
+    desk = ConsumerSet(connection, consumers=[consumer])
+    desk.register_callback(lambda data, message: (received.append(data), message.ack()))
+    desk.consume()
+    Publisher(connection, routing_key=consumer.queue).send("x")
+    desk.wait(limit=1, timeout=10)
+    desk.close()
+
+    assert received == ["x"]
+
+
+def test_prefetch_count_that_cant_be_is_refused_and_the_set_goes_on(make_desk):
+    desk = make_desk("a")
+    desk.set.register_callback(desk.callback)
+    with pytest.raises(ConfigurationError, match="prefetch_count must be"):
+        desk.set.qos(prefetch_count=70_000)
+
+    desk.publisher.send("x", routing_key="a")
+    desk.set.wait(limit=1)
+
+    assert desk.received == ["x"]
+
+
+def test_consumer_that_joins_on_a_new_connection_leaves_no_other_behind(
+    make_desk, connection, unique
+):
+    desk = make_desk("a", "b")
+    joining = unique()
+
+    def callback(message_data, message):
+        desk.callback(message_data, message)
+        if message_data == "first":
+            # As if the connection were lost, and made again by somebody who sends.
+            connection.connection.close()
+            desk.publisher.send("second", routing_key="b")
+            desk.set.add_consumer_from_dict(joining, exchange=desk.exchange, routing_key="c")
+            desk.publisher.send("third", routing_key="c")
+
+    desk.set.register_callback(callback)
+    desk.set.consume()
+    desk.publisher.send("first", routing_key="a")
+
+    desk.set.wait(limit=3, timeout=20)
+
+    assert sorted(set(desk.received)) == ["first", "second", "third"]

@@ -422,3 +422,21 @@ def test_bodies_of_every_size_arrive(feed, size):
     feed.consumer.register_callback(lambda data, message: message.ack())
     feed.publisher.send(body)
     feed.consumer.wait(limit=1)
+
+
+def test_encoder_or_serializer_and_which_of_them_counts(connection, feed):
+    def shout(data):
+        return data.upper()
+
+    class Shouting(Publisher):
+        encoder = shout
+
+    class Packed(Publisher):
+        serializer = "json"
+
+    Packed(connection, feed.exchange, "key", encoder=shout).send("a")
+    Shouting(connection, feed.exchange, "key", serializer="json").send("b")
+    with pytest.raises(ConfigurationError, match="two ways to encode"):
+        Publisher(connection, feed.exchange, "key", serializer="json", encoder=shout)
+
+    assert [message.body for message in feed.consumer.iterqueue()] == [b"A", b'"b"']

@@ -73,3 +73,50 @@ def test_one_backend_can_serve_both(connection, names):
 
         assert messaging.fetch(auto_ack=True).payload == "x"
     backend.close()
+
+
+def test_waits_and_can_be_stopped(connection, names):
+    received = []
+    with Messaging(connection, **names) as messaging:
+        messaging.register_callback(
+            lambda data, message: (received.append(data), message.ack(), messaging.stop())
+        )
+        messaging.send("x")
+        messaging.wait()
+        messaging.send("y")
+        messaging.wait(limit=1, timeout=10)
+
+    assert received == ["x", "y"]
+
+
+def test_acks_nothing_that_nobody_receives(connection, names):
+    with Messaging(connection, **names) as messaging:
+        messaging.send("x")
+        with pytest.raises(NotImplementedError):
+            messaging.fetch(auto_ack=True, enable_callbacks=True)
+        messaging.consumer.close()
+        messaging.consumer.declare()
+
+        assert messaging.fetch(auto_ack=True).payload == "x"
+
+
+def test_its_callbacks_come_before_the_consumers_own(connection, names):
+    class Own(Consumer):
+        def receive(self, message_data, message):
+            received.append(("consumer", message_data))
+            message.ack()
+
+    class Chat(Messaging):
+        consumer_cls = Own
+
+    received = []
+    with Chat(connection, **names) as messaging:
+        messaging.send("x")
+        messaging.wait(limit=1)
+        messaging.register_callback(
+            lambda data, message: (received.append(("messaging", data)), message.ack())
+        )
+        messaging.send("y")
+        messaging.wait(limit=1)
+
+    assert received == [("consumer", "x"), ("messaging", "y")]

@@ -2,8 +2,11 @@
 
 import threading
 
+import pytest
+
 from carrot.exceptions import NotFound
 from carrot.messaging import Consumer, Publisher
+from tests.waiting import eventually
 
 
 def run(*targets):
@@ -103,3 +106,40 @@ def test_threads_wait_on_one_consumer_and_share_its_subscription(feed):
     run(*(lambda: list(feed.consumer.iterconsume(limit=20)) for _ in range(2)))
 
     assert sorted(received) == list(range(40))
+
+
+@pytest.mark.needs("deletion")
+def test_threads_that_wait_on_one_consumer_go_on_when_its_queue_was_deleted(feed, connect):
+    received, ended = [], []
+
+    def work(data, message):
+        message.ack()
+        received.append(data)
+
+    feed.consumer.register_callback(work)
+    feed.consumer.consume()
+    over = threading.Event()
+
+    def loop():
+        for _ in feed.consumer.iterconsume():
+            pass
+        ended.append(over.is_set())
+
+    def spoil():
+        try:
+            with connect() as other:
+                publisher = Publisher(other, feed.exchange, "key")
+                for number in range(5):
+                    tag = feed.consumer.consumer_tag
+                    other.create_backend().queue_delete(feed.queue)
+                    eventually(lambda tag=tag: feed.consumer.consumer_tag != tag)
+                    eventually(lambda: feed.consumer.channel_open)
+                    publisher.send(number)
+                    eventually(lambda number=number: number in received)
+        finally:
+            over.set()
+            feed.consumer.cancel()
+
+    run(loop, loop, loop, spoil)
+
+    assert ended == [True] * 3

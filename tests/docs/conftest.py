@@ -91,7 +91,7 @@ def _redirect(
     def open_there(cls: type, settings: ConnectionSettings) -> Any:
         if cls is not driver.Transport:
             return really_open(cls, settings)  # a driver that is made of this one: ZeroMQ's
-        settings = replace(settings, ssl=False, login_method="PLAIN")
+        settings = replace(settings, backend=None, ssl=False, login_method="PLAIN")
         opened.append(really_open(cls, replace(settings, **{"virtual_host": "/", **place()})))
         return opened[-1]
 

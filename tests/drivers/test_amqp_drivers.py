@@ -100,8 +100,9 @@ def test_port_where_nobody_listens_says_so(connect):
     assert "is the broker running" in text
 
 
-def test_unknown_host_says_so(connect):
-    assert "can't be resolved" in refused(connect("no-such-host.invalid", "me", SECRET))
+@pytest.mark.parametrize("host", ["no-such-host.invalid", "rabbit..example", "x" * 70])
+def test_unknown_host_says_so(connect, host):
+    assert "can't be resolved" in refused(connect(host, "me", SECRET))
 
 
 @contextmanager

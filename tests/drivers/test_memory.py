@@ -35,6 +35,7 @@ from carrot.exceptions import (
     PreconditionFailed,
     ResourceLocked,
 )
+from carrot.messaging import Consumer, Publisher
 from tests.waiting import eventually
 
 DEADLINE = 5.0  # seconds
@@ -1491,3 +1492,31 @@ class TestWaiting:
 
         assert outcomes == [None] * threads * 2
         assert len(received) == len(set(received)) == threads * each
+
+
+def test_dead_letter_whose_headers_leave_no_room_is_told_of_and_nothing_else_is_lost(caplog):
+    with BrokerConnection("memory://") as connection:
+        last = Consumer(connection, "last")
+        options = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": "second"}
+        Consumer(connection, "second", queue_arguments={
+            "x-dead-letter-exchange": "", "x-dead-letter-routing-key": "last",
+        })  # fmt: skip
+        first = Consumer(connection, "first", queue_arguments=options)
+        publisher = Publisher(connection, routing_key="first")
+        for size in (119_900, 10):
+            publisher.send("x", headers={"long": "y" * size})
+            first.fetch().reject()
+            Consumer(connection, "second", auto_declare=False).fetch().reject()
+
+        assert [len(message.headers["long"]) for message in last.iterqueue()] == [10]
+    assert "leave no room for x-death" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["x-dead-letter-exchange", "x-dead-letter-routing-key"])
+def test_name_for_dead_letters_that_amqp_cant_carry_is_refused(name):
+    arguments = {"x-dead-letter-exchange": "", name: "\u20ac" * 100}
+    with (
+        BrokerConnection("memory://") as connection,
+        pytest.raises(PreconditionFailed, match="max_length_exceeded,300"),
+    ):
+        Consumer(connection, "feed", queue_arguments=arguments)

@@ -9,14 +9,17 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 import stomp
 
 from carrot.backends import get_backend_cls
 from carrot.backends.pystomp import Backend
+from carrot.backends.pystomp.channel import Channel
 from carrot.connection import BrokerConnection
 from carrot.exceptions import (
     AccessRefused,
@@ -825,3 +828,47 @@ def test_ack_of_many_settles_nothing_that_the_program_has_not_got(
     assert sorted(message.payload for message in seen) == ["elsewhere", "one of two", "the other"]
     seen[-1].ack()
     backend.close()
+
+
+def test_messages_that_others_ack_while_their_consumer_ends_do_not_come_again(
+    connection: BrokerConnection, unique: Unique
+) -> None:
+    received: list[int] = []
+    acks: list[Future[None]] = []
+    with ThreadPoolExecutor(4) as pool:
+
+        def work(data: int, message: Message) -> None:
+            received.append(data)
+            acks.append(pool.submit(message.ack))
+
+        consumer = Consumer(connection, unique(), callbacks=[work])
+        Publisher(connection, routing_key=consumer.queue).send_many(range(90))
+        for _ in range(30):
+            consumer.wait(limit=3, timeout=20)
+        for ack in acks:
+            ack.result(10)
+
+    assert sorted(received) == list(range(90))
+    assert consumer.fetch() is None
+
+
+def test_a_binding_that_failed_at_first_reaches_those_who_consume_already(
+    connection: BrokerConnection, stomp_url: str, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exchange, received = unique("exchange"), []
+    consumer = Consumer(connection, unique(), callbacks=[
+        lambda data, message: (received.append(data), message.ack())
+    ])  # fmt: skip
+    consumer.consume()
+    with BrokerConnection(stomp_url) as other, closing(other.create_backend()) as backend:
+        backend.exchange_declare(exchange, "direct", True, False)
+        with monkeypatch.context() as patch:
+            patch.setattr(Channel, "establish", Mock(side_effect=ConnectionLost("cut")))
+            with pytest.raises(ConnectionLost):
+                backend.queue_bind(consumer.queue, exchange, "key")
+
+        backend.queue_bind(consumer.queue, exchange, "key")
+
+    Publisher(connection, exchange, "key").send("x")
+    consumer.wait(limit=1, timeout=10)
+    assert received == ["x"]

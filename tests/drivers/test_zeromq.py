@@ -27,7 +27,7 @@ from carrot.exceptions import (
     NotSupported,
 )
 from carrot.messaging import Consumer, Publisher
-from tests.brokers.rabbitmq import free_port
+from tests.brokers.process import free_port
 
 ANYWHERE = "tcp://127.0.0.1:*"
 LATE = 1.0  # seconds that a deadline may be overrun

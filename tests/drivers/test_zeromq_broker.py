@@ -17,6 +17,7 @@ from pamqp import commands
 
 from carrot.backends.amqp.framing import Decoder, PublishEncoder
 from carrot.backends.amqp.methods import decode_method, encode_method
+from carrot.backends.amqp.tables import encode_properties
 from carrot.backends.zeromq import Broker, protocol
 from carrot.backends.zeromq.session import PATIENCE, Session
 from carrot.backends.zeromq.world import World
@@ -280,6 +281,53 @@ def test_fault_of_the_brokers_ends_one_client_and_not_the_broker(
 
     assert raw.read_to_the_end()[-1] == "Connection.Close"
     assert "ZeroDivisionError" in caplog.text
+    assert consumer.fetch() is None
+
+
+def publish_with(**properties: object) -> bytes:
+    """The frames of a message to the queue feed, with what no client of ours would send."""
+    raw = PublishEncoder(1, protocol.FRAME_MAX)
+    return raw.encode("", "feed", False, encode_properties(properties), b"x")
+
+
+def unreadable(length: int) -> str:
+    """Text that encode_properties() writes as so many bytes, none of which is UTF-8."""
+    return "\x00" * length
+
+
+@pytest.mark.parametrize("headers", [None, {"a": 1}], ids=["plain", "with headers"])
+def test_property_that_is_no_text_ends_its_client_before_it_is_stored(raw, connection, headers):
+    consumer = Consumer(connection, "feed")
+    raw.log_in()
+    properties = {"correlation_id": unreadable(100), "delivery_mode": 2, "headers": headers}
+    frames = publish_with(**properties).replace(bytes(100), b"\xff" * 100)
+
+    raw.send(frames)
+
+    assert raw.read_to_the_end()[-1] == "Connection.Close"
+    assert consumer.fetch() is None
+
+
+def test_what_is_due_in_a_month_leaves_an_idle_broker_running(broker):
+    month = 30 * 24 * 3600
+    with BrokerConnection(broker.url) as connection:
+        Consumer(connection, "ttl", queue_arguments={"x-message-ttl": month * 1000})
+        Consumer(connection, "gone", queue_arguments={"x-expires": month * 1000})
+        Publisher(connection, routing_key="ttl").send("x", expiration=month)
+    eventually(lambda: not broker._server._sessions)
+
+    with BrokerConnection(broker.url) as connection:
+        consumer = Consumer(connection, "ttl", queue_arguments={"x-message-ttl": month * 1000})
+        assert consumer.fetch(no_ack=True).payload == "x"
+
+
+def test_fault_of_the_brokers_in_what_is_due_leaves_it_running(connection, monkeypatch, caplog):
+    consumer = Consumer(connection, "feed", queue_arguments={"x-message-ttl": 50})
+    monkeypatch.setattr(World, "dead_letter", lambda *args: 1 // 0)
+
+    Publisher(connection, routing_key="feed").send("x")
+
+    eventually(lambda: "ZeroDivisionError" in caplog.text)
     assert consumer.fetch() is None
 
 

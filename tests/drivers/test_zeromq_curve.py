@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ from carrot.exceptions import (
 )
 from carrot.messaging import Consumer, Publisher
 from tests.brokers import ZeroMQ
+from tests.brokers.process import free_port
 
 ANYWHERE = "tcp://127.0.0.1:*"
 
@@ -158,10 +160,14 @@ def test_command_line_takes_certificates(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_command_ends_well_at_a_signal(number):
-    broker = ZeroMQ()
-    process = subprocess.Popen(broker.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    bind = f"tcp://127.0.0.1:{free_port()}"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "carrot.backends.zeromq", "--bind", bind],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
     assert process.stdout is not None
-    assert process.stdout.readline() == f"ready: {broker.url}\n".encode()
+    assert process.stdout.readline() == f"ready: zeromq+{bind}\n".encode()
 
     process.send_signal(number)
 

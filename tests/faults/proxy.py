@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from typing import Self
 
-from tests.brokers.rabbitmq import free_port
+from tests.brokers.process import free_port
 from tests.faults.link import PATIENCE, Faults, Link, Plan
 
 __all__ = ["Faults", "Link", "Plan", "Proxy"]

@@ -111,12 +111,15 @@ def test_a_queue_that_is_deleted_is_declared_again_by_its_consumer(
     assert traffic.times_lost >= 1  # the consumer's watcher hears of it, too
 
 
+@pytest.mark.parametrize(
+    ("reconnect", "raise_on_cancel"), [(True, True), (False, False)], ids=["it", "its connection"]
+)
 def test_a_deleted_queue_ends_a_consumer_that_wants_to_know(
-    rabbitmq: RabbitMQ, unique: Unique
+    rabbitmq: RabbitMQ, unique: Unique, reconnect: bool, raise_on_cancel: bool
 ) -> None:
     queue = unique()
-    with BrokerConnection(rabbitmq.url) as connection:
-        consumer = Consumer(connection, queue, raise_on_cancel=True)
+    with BrokerConnection(rabbitmq.url, reconnect=reconnect) as connection:
+        consumer = Consumer(connection, queue, raise_on_cancel=raise_on_cancel)
         consumer.consume()
 
         delete_queue(rabbitmq, queue)
@@ -223,6 +226,7 @@ def test_a_connection_closes_during_an_alarm(node: RabbitMQ, unique: Unique) -> 
             publisher.send("too much")
 
         begun = time.monotonic()
+        publisher.close()
         connection.close()
 
         assert time.monotonic() - begun < 2 * LATE

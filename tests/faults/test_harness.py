@@ -17,7 +17,7 @@ from carrot.connection import BrokerConnection
 from carrot.messaging import Consumer, Publisher
 from tests.brokers import RabbitMQ, amqp_version
 from tests.brokers.cluster import Cluster
-from tests.brokers.rabbitmq import free_port
+from tests.brokers.process import free_port
 from tests.conftest import unavailable
 from tests.faults.ledger import SEED_VARIABLE, Ledger, seeded
 from tests.faults.link import OnFrame

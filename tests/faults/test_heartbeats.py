@@ -156,9 +156,9 @@ def test_wait_notices_a_silent_peer_within_two_heartbeats_and_goes_on(rabbitmq, 
         waiting.join(PATIENCE)
         assert not waiting.is_alive()
 
-    # It looks each second, and the last sign of life may have come just before the silence.
-    assert 1 < noticed[0] - frozen_at < 3.5
-    assert recovered[0] - frozen_at < 4.5
+    # The last sign of life may have come up to a heartbeat before the silence.
+    assert 0.9 < noticed[0] - frozen_at < 2.5
+    assert recovered[0] - frozen_at < 3.5
     assert proxy.link is not silent
 
 
@@ -171,7 +171,7 @@ def test_send_notices_a_silent_peer_and_sends_again(rabbitmq, proxy, queue):
 
         publisher.send("after")
 
-        assert time.monotonic() - frozen_at < 4.5
+        assert time.monotonic() - frozen_at < 3.5
     assert proxy.connections == 2
     with BrokerConnection(rabbitmq.url) as connection, Consumer(connection, queue) as consumer:
         payloads = [

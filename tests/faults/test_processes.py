@@ -20,7 +20,7 @@ import pytest
 from carrot.connection import BrokerConnection
 from carrot.messaging import Consumer, Publisher
 from tests.brokers import RabbitMQ
-from tests.brokers.rabbitmq import free_port
+from tests.brokers.process import free_port
 from tests.faults.ledger import Ledger
 from tests.waiting import eventually
 
@@ -202,6 +202,24 @@ def test_child_does_not_take_what_was_sent_ahead_to_the_parent(url, connection, 
     assert taken_from(url, queue) == ([], [])
 
 
+def test_child_of_a_thread_that_waits_goes_on_over_a_connection_of_its_own(connection, queue):
+    consumer = Consumer(connection, queue, callbacks=[lambda data, message: message.ack()])
+    publisher = Publisher(connection, routing_key=queue)
+    loop = consumer.iterconsume()
+    waiting = threading.Thread(target=next, args=(loop,))
+    waiting.start()
+    transport = connection.connection
+    eventually(lambda: transport._turns.is_taken)
+
+    child = multiprocessing.get_context("fork").Process(target=next, args=(loop,))
+    with running([child]):
+        eventually(lambda: publisher.send("x") or not child.is_alive(), PATIENCE)
+
+    waiting.join(PATIENCE)
+    assert not waiting.is_alive()
+    assert connection.connection is transport
+
+
 def test_child_that_ends_without_a_word_does_not_end_the_parents_connection(connection, queue):
     publisher = Publisher(connection, routing_key=queue)
     publisher.send("before")
@@ -261,7 +279,6 @@ REQUESTS = 60
 @pytest.fixture
 def site(url: str, queue: str, tmp_path: Path) -> Iterator[int]:
     """The port of a gunicorn whose application publishes what it is asked for."""
-    pytest.importorskip("gunicorn")
     (tmp_path / "site_that_publishes.py").write_text(APPLICATION.format(url=url, queue=queue))
     port = free_port()
     command = [

@@ -5,17 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from carrot import BrokerConnection, Consumer, Publisher
-from carrot.exceptions import CarrotError, ConnectionFailed, ConnectionLost, OperationTimeout
+from carrot.exceptions import ConnectionLost, OperationTimeout
 from carrot.retry import Retry
 from tests.brokers import ZeroMQ
 from tests.faults.ledger import Ledger, seeded
 from tests.faults.proxy import Faults, Plan, Proxy
+from tests.faults.session import corrupt, cut, freeze, session
 from tests.faults.traffic import PATIENCE, Traffic
 from tests.waiting import eventually
 
@@ -23,7 +23,7 @@ Unique = Callable[..., str]
 
 RECOVERY = 3.0  # seconds until messages flow again, once the broker is there
 LATE = 1.0  # seconds that a deadline may be overrun
-MESSAGES = 3
+QUEUE = "session"
 
 
 @pytest.fixture
@@ -45,33 +45,13 @@ def durable(tmp_path: Path) -> Iterator[ZeroMQ]:
         yield broker
 
 
-def session(url: str, **options: object) -> Ledger:
-    """Connect, declare, send, receive, ack and close."""
-    ledger = Ledger()
-    with BrokerConnection(url, **options) as connection:
-        connection.ensure_connection(max_retries=2, interval_start=0.01)
-        received = lambda number, message: (ledger.received(number), message.ack())  # noqa: E731
-        with (
-            Consumer(connection, "session", callbacks=[received]) as consumer,
-            Publisher(connection, routing_key="session", retry=Retry(seconds=5)) as publisher,
-        ):
-            for number in range(MESSAGES):
-                ledger.attempted(number)
-                publisher.send(number)
-                ledger.confirmed(number)
-            while ledger.lost:
-                consumer.wait(limit=1, timeout=5)
-    ledger.check()
-    return ledger
-
-
 # -- cut
 
 
 @pytest.mark.parametrize("rst", [False, True], ids=["fin", "rst"])
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_session_comes_through_a_cut_anywhere(proxy, url, direction, rst):
-    cut_everywhere(proxy, url, direction, rst, step=61)
+    cut(proxy, url, QUEUE, step=61, direction=direction, rst=rst)
 
 
 @pytest.mark.faults
@@ -79,24 +59,7 @@ def test_session_comes_through_a_cut_anywhere(proxy, url, direction, rst):
 @pytest.mark.parametrize("rst", [False, True], ids=["fin", "rst"])
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_session_comes_through_a_cut_at_every_byte(proxy, url, direction, rst):
-    print(cut_everywhere(proxy, url, direction, rst, step=1), "cuts", direction)
-
-
-def cut_everywhere(proxy: Proxy, url: str, direction: str, rst: bool, step: int) -> int:
-    session(url)
-    length = getattr(proxy.link, direction).passed
-    for offset in range(0, length, step):
-        proxy.plan_next(Plan(**{direction: Faults(cut_at=offset, rst=rst)}))
-        # What declares, outside a loop, may meet the cut; everything else goes on by itself.
-        for _ in range(2):
-            try:
-                session(url)
-                break
-            except (ConnectionLost, ConnectionFailed):
-                continue
-        else:
-            pytest.fail(f"cut at byte {offset} {direction}: no session came through")
-    return length // step
+    print(cut(proxy, url, QUEUE, step=1, direction=direction, rst=rst))
 
 
 def test_traffic_goes_on_over_cuts_at_any_moment(proxy, url, unique):
@@ -129,15 +92,7 @@ def test_broker_that_is_away_for_a_while_is_awaited(proxy, url, unique):
 
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_every_call_ends_in_time_wherever_the_link_freezes(proxy, url, direction):
-    session(url)
-    length = getattr(proxy.link, direction).passed
-    for offset in range(0, length, 300):
-        proxy.plan(Plan(**{direction: Faults(freeze_at=offset)}))
-        begun = time.monotonic()
-        # Where it freezes while it closes, there is no error to raise.
-        with suppress(ConnectionLost, ConnectionFailed, OperationTimeout):
-            session(url, connect_timeout=0.3, operation_timeout=0.3, heartbeat=1, reconnect=False)
-        assert time.monotonic() - begun < 10
+    freeze(proxy, url, QUEUE, step=300, direction=direction)
 
 
 def test_frozen_link_is_left_after_two_heartbeats(proxy, url, unique):
@@ -201,27 +156,22 @@ def test_writer_that_finds_no_room_ends_in_time(proxy, url):
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_session_comes_through_byte_by_byte(proxy, url, direction):
     proxy.plan(Plan(**{direction: Faults(piece=1)}))
-    session(url)
+    session(url, QUEUE)
 
 
 @pytest.mark.parametrize("direction", ["up", "down"])
 def test_corrupt_byte_loses_the_connection_and_nothing_else(proxy, url, direction):
-    session(url)
+    session(url, QUEUE)
     length = getattr(proxy.link, direction).passed
     with seeded() as schedule:
-        for offset in sorted(schedule.sample(range(length), 8)):
-            schedule.note(f"corrupt byte {offset} {direction}")
-            proxy.plan_next(Plan(**{direction: Faults(corrupt_at=offset)}))
-            # A world for each: what is delivered may be wrong, for nothing has checksums.
-            world = f"{url}-{offset}"
-            try:
-                session(world, connect_timeout=0.3, operation_timeout=0.5, heartbeat=1)
-            except AssertionError as exc:
-                if "unexpected" not in str(exc):
-                    raise
-            except (CarrotError, TypeError):
-                pass  # a TypeError: of the test's own, when a body is another value
-    session(url)
+        places = sorted(schedule.sample(range(length), 8))
+        schedule.note(f"corrupt the bytes {places} {direction}")
+        # A world for each: what is delivered may be wrong.
+        corrupt(
+            proxy, ((f"{url}-{offset}", QUEUE, offset) for offset in places), direction,
+            connect_timeout=0.3, operation_timeout=0.5, heartbeat=1,
+        )  # fmt: skip
+    session(url, QUEUE)
 
 
 # -- the broker is killed, or stands still

@@ -40,7 +40,7 @@ class FakeTransport(BaseTransport):
     def wait_for(self, ready: Callable[[], object], timeout: float | None = None) -> None:
         assert ready() is None, "the fake has nothing to deliver"
 
-    def close(self) -> None:
+    def close(self, timeout: float | None = None) -> None:
         self.is_open = False
 
 

@@ -284,6 +284,37 @@ def test_no_more_than_a_frame_is_kept() -> None:
     assert peak < 20 * FRAME_MAX
 
 
+def test_what_contents_take_that_are_not_whole_is_limited() -> None:
+    arguments = b"x" * 4000
+    method = b"\x01\x00\x01" + (4004).to_bytes(4) + b"\x00\x3c\x00\x28" + arguments + b"\xce"
+    decoder = Decoder(FRAME_MAX, framing.FROM_CLIENT, 100_000)
+    with pytest.raises(FramingError, match="100000 are taken"):
+        for channel in range(1, 50):
+            decoder.feed(method[:1] + channel.to_bytes(2) + method[3:])
+
+
+def test_a_body_in_single_bytes_takes_no_more_than_is_allowed() -> None:
+    decoder = Decoder(FRAME_MAX, framing.FROM_BROKER, 100_000)
+    decoder.feed(METHOD + frame.marshal(header.ContentHeader(0, 50_000), 1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(FramingError, match="100000 are taken"):
+            for _ in range(50_000):
+                decoder.feed(b"\x03\x00\x01\x00\x00\x00\x01x\xce")
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 200_000
+
+
+def test_contents_that_are_whole_leave_room_for_others() -> None:
+    decoder = Decoder(FRAME_MAX, framing.FROM_BROKER, 10_000)
+    for _ in range(100):
+        pieces = content(deliver(), b"x" * 3000)
+        assert [len(event.body) for piece in pieces for event in decoder.feed(piece)] == [3000]
+
+
 def everything_of(event: Event) -> None:
     """Look at an event as the driver does."""
     if event.method == framing.DELIVER:

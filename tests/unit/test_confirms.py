@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from carrot.backends.confirms import Confirms, merged
-from carrot.exceptions import Nacked, NotFound, PreconditionFailed, PublishError, Unroutable
+from carrot.exceptions import (
+    ChannelError,
+    ContentTooLarge,
+    Nacked,
+    NotFound,
+    PreconditionFailed,
+    PublishError,
+    Unroutable,
+)
 from carrot.message import Message
 
 A, B, C = (Message(body=body) for body in (b"a", b"b", b"c"))
@@ -266,6 +274,20 @@ def test_a_closed_channel_is_blamed_on_the_messages_that_it_was_closed_for() -> 
     with pytest.raises(NotFound, match="missing"):
         confirms.raise_failures([wrong])
     assert not confirms.is_settled(1)
+
+
+def test_a_message_that_is_too_large_is_blamed_and_no_other() -> None:
+    confirms = Confirms()
+    publish(confirms, A, Message(body=b"x" * 5000), B)
+    error = ChannelError.from_reply(
+        406, "PRECONDITION_FAILED - message size 5000 is larger than configured max size 4096"
+    )
+
+    assert confirms.blame(error)
+
+    assert [confirms.is_settled(number) for number in (1, 2, 3)] == [False, True, False]
+    with pytest.raises(ContentTooLarge):
+        confirms.raise_failures([2])
 
 
 def test_a_closed_channel_that_names_no_message_is_blamed_on_nobody() -> None:

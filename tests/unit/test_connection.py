@@ -186,6 +186,60 @@ def test_a_setting_that_cannot_be_right_is_refused_at_once(
         BrokerConnection(**options)
 
 
+def test_a_name_that_means_tls_cant_turn_it_off() -> None:
+    assert BrokerConnection(backend_cls="amqps").host == "localhost:5671"
+    for options in ({"backend_cls": "amqps"}, {"hostname": "amqps://host"}):
+        with pytest.raises(ConfigurationError, match="amqps means TLS"):
+            BrokerConnection(ssl=False, **options)
+
+
+def test_the_other_names_may_be_class_attributes_too() -> None:
+    class Feeds(BrokerConnection):
+        vhost = "feeds"
+        transport = make_driver()
+
+    assert Feeds().settings.virtual_host == "feeds"
+    assert Feeds().get_backend_cls() is Feeds.transport
+    assert Feeds(virtual_host="other").settings.virtual_host == "other"
+
+
+def test_a_function_in_a_class_body_watches() -> None:
+    seen = []
+
+    class Watched(BrokerConnection):
+        backend_cls = make_driver()
+
+        def on_recovered() -> None:
+            seen.append("recovered")
+
+        def on_connection_lost(self, error: Exception, interval: float) -> None:
+            seen.append(self)
+
+    connection = Watched()
+    connection.tell_recovered()
+    connection.tell_lost(ConnectionLost("x"), 1)
+
+    assert seen == ["recovered", connection]
+
+
+def test_several_hosts_are_named_in_its_errors() -> None:
+    connection = BrokerConnection(["one", "two:5673"], backend_cls=make_driver())
+    connection.connect()
+    connection.close()
+
+    with pytest.raises(ConnectionLost, match="the connection to one,two:5673 was closed here"):
+        connection.connection  # noqa: B018
+
+
+def test_a_backend_that_opens_channels_again_and_again_is_listed_once() -> None:
+    transport = make_driver().transport_cls.open(BrokerConnection().settings)
+    one, other = make_driver()(BrokerConnection()), make_driver()(BrokerConnection())
+    for backend in (one, other, one):
+        transport.attach(backend)
+
+    assert transport.backends == [other, one]
+
+
 def test_two_names_of_one_setting_may_agree() -> None:
     assert BrokerConnection(vhost="a", virtual_host="a").virtual_host == "a"
 
@@ -210,7 +264,7 @@ def test_it_says_where_and_whether_it_is_open() -> None:
     connection.close()
     states.append(repr(connection))
 
-    where = "<BrokerConnection guest@host:default port vhost='app' "
+    where = "<BrokerConnection guest@host vhost='app' "
     assert states == [where + "not connected>", where + "open>", where + "closed>"]
 
 

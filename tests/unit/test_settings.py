@@ -364,3 +364,30 @@ def test_secret_key_without_the_brokers_key_is_refused() -> None:
 def test_curve_keys_are_for_urls_of_zeromq_only() -> None:
     with pytest.raises(ConfigurationError, match="unknown option 'curve_server_key'"):
         parse_url(f"amqp://host?curve_server_key={'p' * 40}")
+
+
+@pytest.mark.parametrize("cut", ["@", "&", "#", "?", "%"])
+def test_a_secret_key_whose_characters_were_not_escaped_is_not_shown(cut: str) -> None:
+    first, second = "abcdefghij", "klmnopqrst"
+    url = f"zeromq+tcp://host:5555/?curve_server_key={'s' * 40}&curve_secret_key={first}{cut}"
+    for where in (url, url.replace("+tcp", ""), url.replace(":5555", "")):
+        with pytest.raises(ConfigurationError) as caught:
+            ConnectionSettings(**parse_url(where + second))
+
+        assert first not in str(caught.value)
+        assert second not in str(caught.value)
+
+
+@pytest.mark.parametrize("backend", ["amqps", "AMQPS", "stomps"])
+def test_a_drivers_name_may_mean_tls(backend: str) -> None:
+    assert ConnectionSettings(backend=backend).ssl is True
+    assert ConnectionSettings(backend=backend, ssl={"ca_certs": "x"}).ssl == {"ca_certs": "x"}
+
+
+def test_an_empty_dict_of_tls_options_is_tls() -> None:
+    assert ConnectionSettings(ssl={}).ssl is True
+
+
+def test_a_url_that_means_tls_cant_turn_it_off() -> None:
+    with pytest.raises(ConfigurationError, match="use amqp to go without"):
+        parse_url("amqps://host/?ssl=false")

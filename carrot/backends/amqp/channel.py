@@ -152,10 +152,6 @@ class Channel(stream.StreamChannel):
     def _is_answered(self) -> bool:
         return self._answer is not None or not self.is_open
 
-    def send(self, method: type[base.Frame], **arguments: Any) -> None:
-        """Send a method that has no answer."""
-        self._line.write(encode_method(method, self.number, **arguments), self)
-
     # -- what comes in
 
     def handle(self, event: Event) -> None:
@@ -194,7 +190,9 @@ class Channel(stream.StreamChannel):
             if (listener := self.listener) is not None:
                 listener.on_cancel(self, command.consumer_tag or "")
         elif isinstance(command, commands.Channel.Flow):
-            self.send(commands.Channel.FlowOk, active=command.active)
+            self._line.answer(
+                encode_method(commands.Channel.FlowOk, self.number, active=command.active)
+            )
         else:
             self._take_in(command.name, command)
 
@@ -207,7 +205,7 @@ class Channel(stream.StreamChannel):
         """The broker closes the channel."""
         # First: after the CloseOk nobody may write to this number any more.
         self.is_open = self._goodbye.is_open = False
-        self._line.write(encode_method(commands.Channel.CloseOk, self.number))
+        self._line.answer(encode_method(commands.Channel.CloseOk, self.number))
         if self._leaving.locked():
             self._is_ended = True  # it still answers our own goodbye, by this number
         else:
@@ -238,8 +236,9 @@ class Channel(stream.StreamChannel):
             return
         self._deafen()
         self._say_goodbye()
-        # Where nobody answers, not every close() shall wait for that again.
-        if self._line.is_silent:
+        # Where nobody answers, not every close() shall wait for that again; and a broker doesn't
+        # read what a blocked connection sends.
+        if self._line.is_silent or self._line.blocked is not None:
             return
         patience = within(self._line.operation_timeout)
         try:

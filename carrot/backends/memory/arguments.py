@@ -14,6 +14,7 @@ from typing import Any
 from carrot.backends.memory.replies import precondition_failed
 from carrot.exceptions import NotSupported
 from carrot.routing import X_MATCH, comparable
+from carrot.values import SHORT_STRING_BYTES
 
 Arguments = Mapping[str, Any]
 
@@ -83,6 +84,13 @@ def _check_text(value: object) -> None:
         raise _Invalid(f"{{unacceptable_type,{_amqp_type(value)}}}")
 
 
+def _check_short(value: object) -> None:
+    _check_text(value)
+    size = len(str(value).encode())
+    if size > SHORT_STRING_BYTES:
+        raise _Invalid(f"{{max_length_exceeded,{size}}}")
+
+
 def _check_overflow(value: object) -> None:
     _check_text(value)
     if value not in ("drop-head", "reject-publish", "reject-publish-dlx"):
@@ -122,8 +130,8 @@ def _check_single_active_consumer(value: object) -> None:
 _QUEUE_CHECKS: Mapping[str, Callable[[object], None]] = {
     "x-expires": _check_expires,
     "x-message-ttl": _check_milliseconds,
-    "x-dead-letter-exchange": _check_text,
-    "x-dead-letter-routing-key": _check_text,
+    "x-dead-letter-exchange": _check_short,
+    "x-dead-letter-routing-key": _check_short,
     "x-max-length": _check_not_negative,
     "x-max-length-bytes": _check_not_negative,
     "x-max-priority": _check_priority,

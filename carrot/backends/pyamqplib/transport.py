@@ -16,6 +16,7 @@ from amqp import spec
 
 from carrot.backends.base import BaseTransport
 from carrot.backends.turns import Turns
+from carrot.deadline import milliseconds, spelled
 from carrot.exceptions import (
     CarrotError,
     ChannelError,
@@ -175,7 +176,7 @@ class Transport(BaseTransport):
 
     def wait_for(self, ready: Callable[[], object], timeout: float | None = None) -> None:
         if not self._turns.wait_for(ready, timeout):
-            raise OperationTimeout(f"nothing came from {self._where} within {timeout} seconds")
+            raise OperationTimeout(f"nothing came from {self._where} within {spelled(timeout)}")
 
     def _read(self, timeout: float | None) -> None:
         """Wait for something from the broker, and take one frame in."""
@@ -198,7 +199,7 @@ class Transport(BaseTransport):
                 return True
             poll.register(tcp, select.POLLIN)
             poll.register(self._wake_reader, select.POLLIN)
-            arrived = {fd for fd, _ in poll.poll(None if timeout is None else timeout * 1000)}
+            arrived = {fd for fd, _ in poll.poll(milliseconds(timeout))}
             if self._wake_reader.fileno() in arrived:
                 with suppress(BlockingIOError):
                     self._wake_reader.recv(4096)
@@ -237,7 +238,8 @@ class Transport(BaseTransport):
         self._free()
 
     def disown(self) -> None:
-        self.lock = threading.RLock()  # a thread of the parent's may hold it
+        # A thread of the parent's may hold the lock, or have the turn.
+        self.lock, self._turns = threading.RLock(), Turns(self._read)
         sock = self._amqp.transport.sock if self._amqp.connected else None
         # Only this process's copy: a goodbye, or a shutdown, would reach the parent's peer.
         self._amqp._transport = None

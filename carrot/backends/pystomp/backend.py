@@ -22,6 +22,7 @@ from carrot.backends.pystomp.encoder import Encoder
 from carrot.backends.pystomp.frames import Frame
 from carrot.backends.pystomp.transport import Transport
 from carrot.backends.stream_backend import StreamBackend
+from carrot.deadline import wait_to_hold
 from carrot.exceptions import CarrotError, ChannelError, ConnectionLost, NotSupported
 from carrot.routing import check_exchange_type
 from carrot.values import entity_name, required_name, short_string, table
@@ -168,16 +169,15 @@ class Backend(StreamBackend):
         source = declared.exchange(entity_name("exchange", exchange))
         binding = Binding(exchange, names.pattern(source.type, key))
         declared.check_owner(bound, self._channel)
-        is_new = declared.bind(bound, binding)
+        declared.bind(bound, binding)
         if bound.owner is not None:
             topics = names.topics_destination(exchange, binding.pattern)
             self._channel.bind_private(queue, topics)
             return
         # Also when it is not: the broker may have lost it, with its data.
         self.channel.establish(queue, bound.bound_to(binding))
-        if is_new:
-            for backend in declared.backends:
-                backend.follow(bound, binding)
+        for backend in declared.backends:
+            backend.follow(bound, binding)
 
     def follow(self, queue: Queue, binding: Binding) -> None:
         """Let those who consume from *queue* already get what it is bound to from now on."""
@@ -319,16 +319,19 @@ class Backend(StreamBackend):
         channel.subscribe(queue, declared.destinations, consumer_tag, no_ack)
 
     def _unsubscribe(self, channel: Channel, consumer_tag: str) -> None:
-        channel.pause(consumer_tag)
-        unseen = []
-        for entry in tuple(self.inbox):
-            subscription, message = entry
-            if subscription.consumer_tag == consumer_tag and not subscription.no_ack:
-                with suppress(ValueError):  # another thread was faster
-                    self.inbox.remove(entry)
-                    unseen.append(message.delivery_tag)
-        with suppress(ConnectionLost):  # then it has ended all the same
-            channel.unsubscribe(consumer_tag, unseen)
+        # What other threads settle now would be a delivery that the broker takes back.
+        wait_to_hold(self.settling, "settling")
+        with self.settling:
+            channel.pause(consumer_tag)
+            unseen = []
+            for entry in tuple(self.inbox):
+                subscription, message = entry
+                if subscription.consumer_tag == consumer_tag and not subscription.no_ack:
+                    with suppress(ValueError):  # another thread was faster
+                        self.inbox.remove(entry)
+                        unseen.append(message.delivery_tag)
+            with suppress(ConnectionLost):  # then it has ended all the same
+                channel.unsubscribe(consumer_tag, unseen)
 
     def _qos(self, channel: Channel, prefetch_count: int, apply_global: bool) -> None:
         if apply_global:

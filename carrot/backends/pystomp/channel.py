@@ -104,7 +104,7 @@ class Channel(Private):
     def extend(self, consumer_tag: str, queue: str, destination: str) -> None:
         """Let a consumer get what one more queue of the broker has; from any thread."""
         consumer = self._consumers.get(consumer_tag)
-        if consumer is None:
+        if consumer is None or destination in {one.destination for one in consumer.sources}:
             return
         source = self._new_source(queue, destination, consumer=consumer)
         self._call("SUBSCRIBE", subscription_headers(source, consumer.limit or UNLIMITED))
@@ -122,7 +122,7 @@ class Channel(Private):
                 consumer.is_paused = True
 
     def unsubscribe(self, consumer_tag: str, unseen: Collection[int]) -> None:
-        """End a consumer that is paused.
+        """End a consumer that is paused. Meanwhile nobody settles what it has.
 
         The broker takes back what it has delivered; those messages that the program has in hand
         are delivered again to a subscription of their own, which is asked first, and stay ours.
@@ -140,7 +140,7 @@ class Channel(Private):
             consumer.is_over = True
             unseen = {*unseen, *(tag for tag, _ in consumer.waiting)}
             consumer.waiting.clear()
-        mine = [tag for tag, one in list(self.unsettled.items()) if one.source.consumer is consumer]
+            mine = [tag for tag, one in self.unsettled.items() if one.source.consumer is consumer]
         in_hand = [tag for tag in mine if tag not in unseen]
         holding = list(self._holding(in_hand))
         self._line.write(

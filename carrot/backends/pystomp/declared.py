@@ -148,14 +148,14 @@ class Declared:
         self._check_same("queue", name, {"durable": durable}, {"durable": known.durable})
         return known
 
-    def bind(self, queue: Queue, binding: Binding) -> bool:
-        """Remember a binding; False: it was known.
+    def bind(self, queue: Queue, binding: Binding) -> None:
+        """Remember a binding.
 
         :raises NotSupported: the queue has one that takes some of the same messages.
         """
         with self.lock:
             if binding in queue.bindings:
-                return False
+                return
             for other in queue.bindings:
                 if other.exchange == binding.exchange and names.overlap(
                     other.pattern, binding.pattern
@@ -168,7 +168,6 @@ class Declared:
                         "ActiveMQ's way of writing: '>' is AMQP's '#')"
                     )
             queue.bindings.add(binding)
-            return True
 
     def check_owner(self, queue: Queue, channel: Channel | None, is_declared: bool = False) -> None:
         """Refuse the use of what is exclusive to somebody else.

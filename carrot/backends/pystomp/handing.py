@@ -63,10 +63,10 @@ class Handing(Looking):
                     return
                 tag, frame = consumer.waiting.popleft()
                 consumer.in_hand += not consumer.no_ack
-                # Under the lock: who pauses the consumer knows what it has.
+                # Under the lock: who ends the consumer knows what it has.
                 self._tell(tag, frame, consumer.tag)
-            if consumer.no_ack:
-                self._settle(tag, b"ACK")
+                if consumer.no_ack:
+                    self._settle(tag, b"ACK")
 
     def _hand_on(self, consumer: Consumer | None) -> None:
         """A message that the consumer had in hand is settled: it may have another."""

@@ -11,7 +11,6 @@ from carrot.backends.pystomp.frames import Frame
 from carrot.backends.pystomp.handing import Handing
 from carrot.backends.pystomp.names import temporary_destination
 from carrot.backends.pystomp.sources import (
-    UNLIMITED,
     Consumer,
     Line,
     Unsettled,
@@ -90,14 +89,12 @@ class Private(Handing):
 
     def _look_into(self, queue: str, consumer: Consumer, timeout: float | None) -> None:
         """Wait until what the broker has for the queue is here."""
-        if consumer.waiting:
-            return
-        browser = self._new_source(queue, temporary_destination(queue))
-        self._line.write(
-            self._subscribe_frame(browser, UNLIMITED, browser="true", selector="1=0"), self
-        )
-        self._wait_for(browser.has_seen_all, self._deadline(timeout), "SUBSCRIBE")
-        self._line.write_soon(self._end(browser), self)
+        rest, deadline = b"", self._deadline(timeout)
+        for _ in range(2):
+            if not consumer.waiting:
+                rest = self._look(consumer.sources[0], rest, deadline)
+        if rest:
+            self._line.write_soon(rest, self)
 
     def _requeue_private(self, one: Unsettled, consumer: Consumer) -> None:
         """The message comes next, marked as redelivered."""

@@ -53,8 +53,8 @@ class Source:
     arrived: list[Frame] = field(default_factory=list)
     is_browsed: bool = False
 
-    def has_seen_all(self) -> bool:
-        return self.is_browsed
+    def has_any(self) -> bool:
+        return bool(self.arrived)
 
 
 @dataclass(slots=True, eq=False)

@@ -6,6 +6,7 @@ AMQP 0-9-1, section 1.8 (the classes channel, exchange, queue, basic), and Rabbi
 from __future__ import annotations
 
 from collections.abc import Callable
+from struct import error as struct_error
 from typing import Any, Protocol
 
 from pamqp import base, commands
@@ -50,8 +51,17 @@ def wire(message: QueuedMessage) -> bytes:
 
 
 def properties_of(data: bytes) -> Properties:
-    """A message's properties as they came in; they remember the bytes."""
+    """A message's properties as they came in; they remember the bytes.
+
+    :raises FramingError: they are no properties, or could not go out again.
+    """
     properties = Properties(decode_properties(data))
+    if not data[2:].isascii():
+        # What is no UTF-8 is longer when it is replaced, and the broker may have to write it.
+        try:
+            encode_properties(properties)
+        except struct_error as exc:
+            raise FramingError("a property is too long, or not UTF-8") from exc
     properties.wire = data, b""
     return properties
 

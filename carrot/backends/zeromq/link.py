@@ -19,6 +19,7 @@ from typing import cast
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
+from carrot.backends.link import resolve
 from carrot.backends.zeromq.errors import CurveRefused, Refused
 from carrot.backends.zeromq.protocol import (
     EVENTS,
@@ -28,7 +29,7 @@ from carrot.backends.zeromq.protocol import (
     POLLIN,
     notice_dead_peers,
 )
-from carrot.deadline import within
+from carrot.deadline import milliseconds, within
 from carrot.settings import ConnectionSettings
 
 #: Seconds that a full socket is waited for at a time; another thread may see that there is room.
@@ -113,7 +114,7 @@ def _endpoints(
     if settings.host.startswith("/"):
         return [(f"ipc://{settings.host}", socket.AF_UNIX, settings.host)]
     # ZeroMQ resolves names itself, and tries the first address only, without a word.
-    found = socket.getaddrinfo(settings.host, port, type=socket.SOCK_STREAM)
+    found = resolve(settings.host, port)
     return [
         (f"tcp://[{address[0]}]:{port}" if family == socket.AF_INET6 else
          f"tcp://{address[0]}:{port}", family, address)
@@ -267,7 +268,7 @@ class Link:
             self._is_waiting = True
         ready: list[int] = []
         try:
-            ready = [fd for fd, _ in self._poll.poll(None if timeout is None else 1000 * timeout)]
+            ready = [fd for fd, _ in self._poll.poll(milliseconds(timeout))]
         finally:
             with self._lock:
                 self._is_waiting = False

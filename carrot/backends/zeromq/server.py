@@ -10,8 +10,8 @@ import logging
 import select
 import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import cast
 
 import zmq
@@ -44,6 +44,8 @@ TICK = 0.25
 FAREWELL = 1.0
 #: Seconds until a full socket is tried again.
 ROOM_INTERVAL = 0.01
+#: Seconds to wait at once, at most: poll() can't count the milliseconds of a month.
+LONGEST = 3600.0
 #: Milliseconds that the goodbye may take.
 LINGER = 1000
 
@@ -51,6 +53,15 @@ LINGER = 1000
 CONNECTION_FORCED, FRAME_ERROR, RESOURCE_ERROR, INTERNAL_ERROR = 320, 501, 506, 541
 
 _log = logging.getLogger(__name__)
+
+
+@contextmanager
+def _surviving(what: str) -> Iterator[None]:
+    """Log a fault of the broker's own: one client's work is not the end of all others'."""
+    try:
+        yield
+    except Exception:
+        _log.exception("%s met a fault of the broker", what)
 
 
 class _KnownClients:
@@ -166,7 +177,7 @@ class Server:
             self._waker.send(b"\0")
 
     def _patience(self) -> int:
-        """Milliseconds to wait for clients, at most; -1: as long as it takes."""
+        """Milliseconds to wait for clients, at most."""
         now = time.monotonic()
         due = [world.timers.next_due for world in self._worlds.values()]
         due.append(self._keeper.commit_due)
@@ -174,9 +185,10 @@ class Server:
             due.append(self._last_tick + TICK)
         if self._with_output:
             due.append(now + ROOM_INTERVAL if self._lacks_room else now)
-        soonest = min((moment for moment in due if moment is not None), default=None)
+        due.append(now + LONGEST)
+        soonest = min(moment for moment in due if moment is not None)
         # A millisecond more: rather late than twice.
-        return -1 if soonest is None else max(0, int(1000 * (soonest - now)) + 1)
+        return max(0, int(1000 * (soonest - now)) + 1)
 
     def _turn(self, patience: int) -> None:
         # The file descriptors tell of changes only: what is there already, the socket knows.
@@ -187,7 +199,7 @@ class Server:
             self._drop_leaving(now)
         for world in tuple(self._worlds.values()):
             if world.timers.pending:
-                with world.lock:
+                with world.lock, _surviving("what was due"):
                     world.timers.run()
         if now - self._last_tick >= TICK:
             self._tick(now)
@@ -247,18 +259,20 @@ class Server:
 
     def _feed(self, session: Session, data: bytes, now: float) -> None:
         """Hand a client's bytes to its session, which it may be the end of."""
-        try:
-            if not data:
-                raise FramingError("a message of ZeroMQ's that is not one frame, or empty")
-            session.feed(data, now)
-        except FramingError as exc:
-            session.refuse(FRAME_ERROR, f"FRAME_ERROR - {exc}")
-        except CarrotError as exc:
-            session.refuse(RESOURCE_ERROR, str(exc))
-        except Exception:
-            # A fault of the broker's own, and one client's work is not the end of all others'.
-            _log.exception("a client is dropped, for what it asked for met a fault of the broker")
-            session.refuse(INTERNAL_ERROR, "INTERNAL_ERROR - see the broker's log")
+        reason: tuple[int, str] | None = INTERNAL_ERROR, "INTERNAL_ERROR - see the broker's log"
+        with _surviving("what a client asked for"):
+            try:
+                if not data:
+                    raise FramingError("a message of ZeroMQ's that is not one frame, or empty")
+                session.feed(data, now)
+                reason = None
+            except FramingError as exc:
+                reason = FRAME_ERROR, f"FRAME_ERROR - {exc}"
+            except CarrotError as exc:
+                reason = RESOURCE_ERROR, str(exc)
+        if reason is not None:
+            with _surviving("a client's end"):
+                session.refuse(*reason)
         if session.is_too_much:
             self._drop(session)
 
@@ -306,7 +320,8 @@ class Server:
 
     def _drop(self, session: Session) -> None:
         """The client is gone: what it held goes back to the queues, and to others."""
-        session.close()
+        with _surviving("a client's end"):
+            session.close()
         identity = self._identities.pop(session, None)
         if identity is not None:
             del self._sessions[identity]
