@@ -51,7 +51,7 @@ _PREDECLARED = {
     "amq.match": "headers",
 }
 
-# Without them publishing to a topic exchange takes 3 µs more.
+# Without them publishing to a topic exchange takes 3.6 µs more (of 6.6).
 _REMEMBERED_ROUTES = 10_000
 
 _log = logging.getLogger(__name__)
