@@ -123,12 +123,12 @@ class Confirms:
     def blame(self, error: ChannelError) -> bool:
         """The broker closed the channel for *error*: whether that is about messages sent here.
 
-        They are those that it :func:`names`. Whether the broker has the others, nobody knows.
+        They are those that it :func:`concerns`. Whether the broker has the others, nobody knows.
         """
         meant = [
             number
             for number, (message, exchange, *_) in list(self._pending.items())
-            if names(error, message, exchange)
+            if concerns(error, message, exchange)
         ]
         for number in meant:
             self._blamed[number] = error
@@ -170,21 +170,17 @@ class Confirms:
             raise merged(failures)
 
 
-def is_about_one(error: ChannelError) -> bool:
-    """Whether the broker closed the channel because of one message, which :func:`names` tells."""
-    if error.code in (403, 404):
-        return "exchange '" in error.text
-    return isinstance(error, ContentTooLarge)
+def concerns(error: ChannelError, message: Message, exchange: str) -> bool | None:
+    """Whether the broker closed the channel because of that message, or one like it.
 
-
-def names(error: ChannelError, message: Message, exchange: str) -> bool:
-    """Whether it says so of a message like this one.
-
-    Its exchange isn't there, or may not be written to; or it is too large.
+    Its exchange isn't there, or may not be written to; or it is too large. None: because of no
+    message.
     """
-    if error.code in (403, 404):
+    if error.code in (403, 404) and "exchange '" in error.text:
         return f"exchange '{exchange}' in" in error.text
-    return isinstance(error, ContentTooLarge) and f"size {len(message.body)} is" in error.text
+    if isinstance(error, ContentTooLarge):
+        return f"size {len(message.body)} is" in error.text
+    return None
 
 
 def merged(failures: Collection[PublishError]) -> PublishError:

@@ -10,7 +10,6 @@ from typing import Any
 
 from carrot.backends.lifecycle import DeliveryCallback, Entry, Lifecycle, Subscription
 from carrot.backends.loop import ConsumeIterator
-from carrot.deadline import wait_to_hold
 from carrot.exceptions import CarrotError, ConsumerCancelled, OperationTimeout
 from carrot.message import Message as BaseMessage
 from carrot.values import check_prefetch_count, short_string
@@ -56,7 +55,7 @@ class Consuming(Lifecycle):
         :raises NotFound: no such queue.
         """
         short_string("consumer tag", consumer_tag)
-        wait_to_hold(self.changing, "changing the channel")
+        self._wait_to_change()
         with self.changing:
             channel = self.channel
             if consumer_tag in self._subscriptions:
@@ -82,7 +81,7 @@ class Consuming(Lifecycle):
         A tag that isn't subscribed is no error. Messages delivered with no_ack can't go back:
         they are kept for :meth:`take`.
         """
-        wait_to_hold(self.changing, "changing the channel")
+        self._wait_to_change()
         with self.changing:
             self._lost.pop(consumer_tag, None)
             subscription = self._subscriptions.get(consumer_tag)

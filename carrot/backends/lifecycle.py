@@ -192,12 +192,16 @@ class Lifecycle(Topology):
         transport = self.connection.connection
         channel = self._channel
         if transport is not self._transport or not self._is_usable(channel):
-            wait_to_hold(self.changing, "changing the channel")
+            self._wait_to_change()
             with self.changing:
                 channel = self._channel
                 if transport is not self._transport or not self._is_usable(channel):
                     channel = self._replace_channel(transport)
         return channel
+
+    def _wait_to_change(self) -> None:
+        """Wait for :attr:`changing`, which is taken next, no longer than this thread may."""
+        wait_to_hold(self.changing, "changing the channel")
 
     def open(self) -> None:
         """Open a channel, if there is none, and nobody has to be told why the last was closed."""
@@ -213,7 +217,7 @@ class Lifecycle(Topology):
 
         :raises ConnectionLost: the channel is gone: do all of it again.
         """
-        wait_to_hold(self.changing, "changing the channel")
+        self._wait_to_change()
         with self.changing:
             stayed = self._must_stay
             if not stayed:

@@ -7,18 +7,16 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from secrets import token_hex
-from typing import Self
 
+from tests.brokers.process import Started
 from tests.brokers.rabbitmq import ErlangHome, RabbitMQ
 from tests.waiting import eventually
 
 ELECTION_TIMEOUT = 30.0  # seconds
 
 
-class Cluster:
+class Cluster(Started):
     """Several nodes with the same queues and exchanges.
-
-    `with Cluster() as cluster:` starts and joins them, and kills and removes them at the end.
 
     :param size: how many nodes.
     """
@@ -76,17 +74,6 @@ class Cluster:
         for node in self.nodes:
             node.remove()
         self._home.remove()
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.remove()
-            raise
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.remove()
 
 
 def _at_once(actions: Iterable[Callable[[], object]]) -> None:

@@ -51,10 +51,34 @@ def free_port() -> int:
     raise BrokerError("no free port between 20000 and 32000")
 
 
-class BrokerProcess(ABC):
-    """One broker, with everything it needs in a folder of its own.
+class Started(ABC):
+    """`with Broker() as broker:` starts it, and kills and removes it at the end."""
 
-    `with Broker() as broker:` starts it, and kills and removes it at the end.
+    @abstractmethod
+    def start(self) -> None:
+        """Start it, and wait until it lets clients in.
+
+        :raises BrokerError: it doesn't.
+        """
+
+    @abstractmethod
+    def remove(self) -> None:
+        """Kill it and remove all that it had."""
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.remove()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.remove()
+
+
+class BrokerProcess(Started):
+    """One broker, with everything it needs in a folder of its own.
 
     :cvar name: the broker's, in errors and in the name of its folder.
     """
@@ -171,17 +195,6 @@ class BrokerProcess(ABC):
         """Kill the broker and remove all that it had."""
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
-
-    def __enter__(self) -> Self:
-        try:
-            self.start()
-        except BaseException:
-            self.remove()
-            raise
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.remove()
 
     def said(self) -> str:
         """Its log since it was started last."""

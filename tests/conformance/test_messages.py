@@ -20,6 +20,10 @@ from tests.waiting import eventually
 DATA = {"text": "grün ☂", "int": 1, "float": 1.5, "none": None, "list": [True, {"a": []}]}
 
 
+def shout(data):
+    return data.upper()
+
+
 # -- serializers
 
 
@@ -117,9 +121,6 @@ def test_plain_functions_encode_and_decode(feed, connection):
 
 
 def test_functions_may_be_class_attributes(feed, connection):
-    def shout(data):
-        return data.upper()
-
     class Shouting(Publisher):
         encoder = shout
 
@@ -425,9 +426,6 @@ def test_bodies_of_every_size_arrive(feed, size):
 
 
 def test_encoder_or_serializer_and_which_of_them_counts(connection, feed):
-    def shout(data):
-        return data.upper()
-
     class Shouting(Publisher):
         encoder = shout
 

@@ -290,17 +290,12 @@ def publish_with(**properties: object) -> bytes:
     return raw.encode("", "feed", False, encode_properties(properties), b"x")
 
 
-def unreadable(length: int) -> str:
-    """Text that encode_properties() writes as so many bytes, none of which is UTF-8."""
-    return "\x00" * length
-
-
 @pytest.mark.parametrize("headers", [None, {"a": 1}], ids=["plain", "with headers"])
 def test_property_that_is_no_text_ends_its_client_before_it_is_stored(raw, connection, headers):
     consumer = Consumer(connection, "feed")
     raw.log_in()
-    properties = {"correlation_id": unreadable(100), "delivery_mode": 2, "headers": headers}
-    frames = publish_with(**properties).replace(bytes(100), b"\xff" * 100)
+    frames = publish_with(correlation_id="\0" * 100, delivery_mode=2, headers=headers)
+    frames = frames.replace(bytes(100), b"\xff" * 100)  # which is no UTF-8
 
     raw.send(frames)
 

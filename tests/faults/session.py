@@ -63,13 +63,11 @@ def session(url: str, queue: str, ledger: Ledger | None = None, **options: objec
     return ledger
 
 
-def cut(proxy: Proxy, url: str, queue: str, step: int, **where: bool | str) -> str:
+def cut(proxy: Proxy, url: str, queue: str, *, step: int, direction: str, rst: bool) -> str:
     """Cut sessions after every *step* bytes: all that is confirmed is received.
 
-    :param where: ``direction``, up or down, and ``rst``.
     :returns: what there was.
     """
-    direction, rst = str(where["direction"]), bool(where["rst"])
     session(url, queue)
     length = getattr(proxy.link, direction).passed
     # One for all: what a session had confirmed before it met the cut, the next one receives.

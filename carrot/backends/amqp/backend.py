@@ -24,7 +24,7 @@ from carrot.backends.base import (
     Capabilities,
     QueueDeclared,
 )
-from carrot.backends.confirms import Confirms, is_about_one, names
+from carrot.backends.confirms import Confirms, concerns
 from carrot.backends.stream_backend import StreamBackend
 from carrot.exceptions import (
     CarrotError,
@@ -237,7 +237,7 @@ class Backend(StreamBackend):
                 channel.publish(frames, self._batching and self._keeps_back)
             except ChannelError as exc:
                 self.take_failure()  # this is it, raised where it belongs
-                if is_about_one(exc) and not names(exc, message, exchange):
+                if concerns(exc, message, exchange) is False:
                     raise ConnectionLost(
                         "another message that was sent on this channel has closed it; this one was "
                         "not sent"

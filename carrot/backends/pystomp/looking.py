@@ -102,7 +102,6 @@ class Looking(Sources):
             return
         mark = f"{self.number}-{next(self._numbers)}-{time.time_ns()}"
         source = self._new_source(queue, destination)
-        browser = self._new_source(queue, destination)
         self._line.write(
             self._subscribe_frame(
                 source,
@@ -121,17 +120,11 @@ class Looking(Sources):
                 mapping.MARK: mark,
             },
         )
-        self._line.write(
-            self._subscribe_frame(browser, 1, browser="true", selector="1=0"),
-            self,
-        )
         # Behind many messages the broker doesn't look for it: then a consumer drops it one day.
-        self._wait_for(
-            lambda: source.arrived or browser.is_browsed, self._deadline(None), "SUBSCRIBE"
-        )
-        for frame in source.arrived:
-            self._line.write(settle_frame(b"ACK", ack_of(frame)), self)
-        self._end_all([source, browser])
+        rest = self._look(source, b"", self._deadline(None), source.has_any)
+        rest += b"".join(settle_frame(b"ACK", ack_of(frame)) for frame in source.arrived)
+        self._line.write_soon(rest, self)
+        self._end_all([source])
 
     def _has_persistent(self, queue: str, destination: str) -> bool:
         """Whether the first message of a queue is one that the broker stores."""

@@ -69,7 +69,7 @@ class Private(Handing):
     def get_private(self, queue: str, timeout: float | None) -> tuple[int, Frame] | None:
         """Take the next message of an exclusive queue, with its delivery tag."""
         consumer = self._private[queue]
-        self._look_into(queue, consumer, timeout)
+        self._look_into(consumer, timeout)
         with self._handing:
             if not consumer.waiting:
                 return None
@@ -79,7 +79,7 @@ class Private(Handing):
     def purge_private(self, queue: str) -> int:
         """Discard what waits in an exclusive queue, and say how many messages that were."""
         consumer = self._private[queue]
-        self._look_into(queue, consumer, None)
+        self._look_into(consumer, None)
         with self._handing:
             tags = [tag for tag, _ in consumer.waiting]
             consumer.waiting.clear()
@@ -87,7 +87,7 @@ class Private(Handing):
             self._settle(tag, b"ACK")
         return len(tags)
 
-    def _look_into(self, queue: str, consumer: Consumer, timeout: float | None) -> None:
+    def _look_into(self, consumer: Consumer, timeout: float | None) -> None:
         """Wait until what the broker has for the queue is here."""
         rest, deadline = b"", self._deadline(timeout)
         for _ in range(2):

@@ -34,6 +34,7 @@ from carrot.backends.zeromq.protocol import (
 )
 from carrot.backends.zeromq.session import Session
 from carrot.backends.zeromq.world import World
+from carrot.deadline import milliseconds
 from carrot.exceptions import CarrotError, ConnectionFailed
 
 #: Messages that are taken in, at most, before anything is sent.
@@ -44,8 +45,6 @@ TICK = 0.25
 FAREWELL = 1.0
 #: Seconds until a full socket is tried again.
 ROOM_INTERVAL = 0.01
-#: Seconds to wait at once, at most: poll() can't count the milliseconds of a month.
-LONGEST = 3600.0
 #: Milliseconds that the goodbye may take.
 LINGER = 1000
 
@@ -177,7 +176,7 @@ class Server:
             self._waker.send(b"\0")
 
     def _patience(self) -> int:
-        """Milliseconds to wait for clients, at most."""
+        """Milliseconds to wait for clients, at most; -1: as long as it takes."""
         now = time.monotonic()
         due = [world.timers.next_due for world in self._worlds.values()]
         due.append(self._keeper.commit_due)
@@ -185,10 +184,10 @@ class Server:
             due.append(self._last_tick + TICK)
         if self._with_output:
             due.append(now + ROOM_INTERVAL if self._lacks_room else now)
-        due.append(now + LONGEST)
-        soonest = min(moment for moment in due if moment is not None)
+        soonest = min((moment for moment in due if moment is not None), default=None)
+        patience = milliseconds(None if soonest is None else soonest - now)
         # A millisecond more: rather late than twice.
-        return max(0, int(1000 * (soonest - now)) + 1)
+        return -1 if patience is None else max(0, int(patience) + 1)
 
     def _turn(self, patience: int) -> None:
         # The file descriptors tell of changes only: what is there already, the socket knows.
