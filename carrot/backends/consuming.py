@@ -60,6 +60,8 @@ class Consuming(Lifecycle):
             channel = self.channel
             if consumer_tag in self._subscriptions:
                 return
+            was_wanted = consumer_tag in self._wanted
+            self._wanted.add(consumer_tag)
             # First: deliveries may overtake the broker's answer.
             self._subscriptions[consumer_tag] = Subscription(consumer_tag, queue, no_ack, callback)
             try:
@@ -67,9 +69,10 @@ class Consuming(Lifecycle):
                     self._subscribe(channel, queue, consumer_tag, no_ack)
             except BaseException:
                 self._subscriptions.pop(consumer_tag, None)
+                if not was_wanted:
+                    self._forget_wanted(consumer_tag)
                 raise
-            finally:
-                self._lost.pop(consumer_tag, None)
+            self._lost.pop(consumer_tag, None)
 
     def is_consuming(self, consumer_tag: str) -> bool:
         """Whether that consumer is subscribed on this channel, as it is now."""
@@ -83,19 +86,21 @@ class Consuming(Lifecycle):
         """
         self._wait_to_change()
         with self.changing:
-            self._lost.pop(consumer_tag, None)
-            subscription = self._subscriptions.get(consumer_tag)
-            if subscription is None:
-                return
-            is_open = self.is_open
+            subscription, is_open = self._subscriptions.get(consumer_tag), self.is_open
             try:
-                if is_open and not self._paused:
+                if subscription is not None and is_open and not self._paused:
                     self._unsubscribe(self._channel, consumer_tag)
             finally:
                 self._subscriptions.pop(consumer_tag, None)
-            if is_open:  # else the broker takes back what it delivered
+                self._forget_wanted(consumer_tag)
+            if subscription is not None and is_open:  # else the broker takes back what it delivered
                 self._return_inbox(subscription)
         self.interrupt()  # consume() ends with the last subscription
+
+    def _forget_wanted(self, consumer_tag: str) -> None:
+        """Nobody waits for that consumer any more."""
+        self._lost.pop(consumer_tag, None)
+        self._wanted.discard(consumer_tag)
 
     def _return_inbox(self, subscription: Subscription) -> None:
         """Give back what a subscription that has ended received and nobody has seen."""
@@ -207,7 +212,7 @@ class Consuming(Lifecycle):
         """All that were wanted among these are there again."""
         for tag, why in losses.items():
             if self._lost.get(tag) is why:
-                self._lost.pop(tag, None)
+                self._forget_wanted(tag)
 
     def _wait_for_delivery(self, timeout: float | None) -> bool:
         """Wait until there may be one; False: there will be none.
@@ -216,7 +221,7 @@ class Consuming(Lifecycle):
         """
 
         def ready() -> bool:
-            return self._interrupted or self.is_ready or bool(self._lost) or not self._subscriptions
+            return self._interrupted or self.is_ready or bool(self._lost) or not self._wanted
 
         if self._transport is not None and not ready():
             try:
@@ -230,7 +235,7 @@ class Consuming(Lifecycle):
         # Each of the threads that wait here is told, with an error of its own.
         for why in tuple(self._lost.values()):
             raise type(why)(str(why))
-        return bool(self._subscriptions or self.inbox)
+        return bool(self._wanted or self.inbox)
 
     def _drop_what_will_be_redelivered(self) -> None:
         """The connection is gone: what could not be acked any more is not worth processing."""

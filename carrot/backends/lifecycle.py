@@ -115,6 +115,8 @@ class Lifecycle(Topology):
         self._next_number = 1
         self._is_confirming = False
         self._subscriptions: dict[str, Subscription] = {}
+        # The tags of those that somebody waits for: subscribed, or lost and to be healed.
+        self._wanted: set[str] = set()
         # Those that ended unasked, by their tag, and why; until they begin again, or are cancelled.
         self._lost: dict[str, CarrotError] = {}
         self._paused = False
@@ -306,6 +308,7 @@ class Lifecycle(Topology):
         with self.settling:
             self._forget_channel()
         self._lost.clear()
+        self._wanted.clear()
         self._paused = False
         self._channel_limit = 0
         if transport is not None:

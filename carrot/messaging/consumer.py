@@ -308,11 +308,11 @@ class Consumer(Loop):
             if self.backend.is_consuming(self.consumer_tag):
                 return  # another thread was faster
             self._consume_options = {"no_ack": no_ack, "callback": callback, "at_most": at_most}
+            former = tag = self.consumer_tag
             if self._has_consumed and not self.no_ack:
                 # RabbitMQ's quorum queues lose their way when a tag is used again. (With no_ack
                 # the tag stays: it is the name of what is left over.)
-                self.backend.cancel(self.consumer_tag)
-                self.consumer_tag = self._generate_consumer_tag()
+                tag = self._generate_consumer_tag()
             self._has_consumed = True
             self._declare_if_new()
             self.backend.qos(0, prefetch, False)
@@ -320,8 +320,12 @@ class Consumer(Loop):
                 queue=queue,
                 no_ack=self.no_ack if no_ack is None else no_ack,
                 callback=callback or self._receive_callback,
-                consumer_tag=self.consumer_tag,
+                consumer_tag=tag,
             )
+            if tag != former:
+                self.consumer_tag = tag
+                # Not before: other threads that wait for it would think that nobody does.
+                self.backend.cancel(former)
 
     @property
     def channel_open(self) -> bool:

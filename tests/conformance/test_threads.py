@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from carrot.exceptions import NotFound
+from carrot.exceptions import ConsumerCancelled, NotFound, OperationTimeout
 from carrot.messaging import Consumer, Publisher
 from tests.waiting import eventually
 
@@ -106,6 +106,43 @@ def test_threads_wait_on_one_consumer_and_share_its_subscription(feed):
     run(*(lambda: list(feed.consumer.iterconsume(limit=20)) for _ in range(2)))
 
     assert sorted(received) == list(range(40))
+
+
+@pytest.mark.needs("deletion")
+def test_who_waits_for_a_consumer_is_told_that_it_is_lost_until_it_is_healed(
+    feed, connection, monkeypatch
+):
+    backend, declare = feed.consumer.backend, feed.consumer.backend.queue_declare
+    told = []
+
+    def declare_slowly(**options):
+        # What another thread hears that looks now.
+        with pytest.raises(ConsumerCancelled) as cancelled:
+            backend.next_delivery(0)
+        told.append(cancelled.value)
+        if len(told) == 1:
+            raise OperationTimeout("too slow")
+        return declare(**options)
+
+    feed.consumer.consume()
+    connection.create_backend().queue_delete(feed.queue)
+    with pytest.raises(ConsumerCancelled):
+        backend.next_delivery(10)
+    feed.consumer.forget_declaration()
+    monkeypatch.setattr(backend, "queue_declare", declare_slowly)
+    with pytest.raises(OperationTimeout):
+        feed.consumer.consume()
+    with pytest.raises(ConsumerCancelled):
+        backend.next_delivery(0)
+    feed.consumer.consume()
+
+    assert len(told) == 2
+    feed.publisher.send("found again")
+    _, message = backend.next_delivery(10)
+    message.ack()
+    assert message.payload == "found again"
+    feed.consumer.cancel()
+    assert backend.next_delivery(10) is None
 
 
 @pytest.mark.needs("deletion")

@@ -49,7 +49,9 @@ def session(url: str, queue: str, ledger: Ledger | None = None, **options: objec
         connection.ensure_connection(max_retries=2, interval_start=0.01)
         with (
             Consumer(connection, queue, callbacks=[receive]) as consumer,
-            Publisher(connection, routing_key=queue, retry=Retry(seconds=5)) as publisher,
+            Publisher(
+                connection, routing_key=queue, retry=Retry(seconds=5), confirm_timeout=5
+            ) as publisher,
         ):
             for number in itertools.islice(_numbers, MESSAGES):
                 id = f"{number:06}"  # all are of one length
