@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any, Protocol
 
@@ -25,13 +25,21 @@ class Stoppable(Protocol):
     def stop(self) -> None: ...
 
 
-class _Stop:
+class _Stop(AbstractContextManager["_Stop"]):
     """What the first signal begins, and the second, or the end of patience, cuts short."""
 
-    def __init__(self, loops: Sequence[Stoppable], patience: float | None) -> None:
+    def __init__(
+        self,
+        loops: Sequence[Stoppable],
+        patience: float | None,
+        signals: Sequence[signal.Signals],
+    ) -> None:
         self.was_asked = False
         self._loops = loops
         self._patience = patience
+        self._before: dict[signal.Signals, Any] = {
+            number: signal.signal(number, self) for number in signals
+        }
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         if self.was_asked:
@@ -44,6 +52,12 @@ class _Stop:
         for loop in self._loops:
             loop.stop()
 
+    def __exit__(self, *error: object) -> None:
+        # When the program is to end, a second signal ends it at once, and patience has an end.
+        if not self.was_asked:
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+
 
 def _later(pause: float, function: Callable[..., object], *args: int) -> None:
     timer = threading.Timer(pause, function, args)
@@ -51,12 +65,11 @@ def _later(pause: float, function: Callable[..., object], *args: int) -> None:
     threads.start(timer)
 
 
-@contextmanager
 def stop_on_signals(
     *loops: Stoppable,
     seconds: float | None = 30,
     signals: Sequence[signal.Signals] = SIGNALS,
-) -> Iterator[None]:
+) -> AbstractContextManager[object]:
     """Let a signal end ``wait()`` and ``iterconsume()`` when the message in hand is done.
 
     What the broker sent ahead goes back to its queue, and the program goes on behind the loop, to
@@ -67,18 +80,17 @@ def stop_on_signals(
     :param loops: each Consumer and ConsumerSet that is to stop.
     :param seconds: None waits as long as it takes.
     :param signals: default SIGTERM (systemd, containers) and SIGINT (Ctrl-C).
-    :raises ConfigurationError: used outside the main thread, where Python has no signals.
+    :returns: for ``with``: when no signal came in the block, they do what they did before. Called
+        without ``with`` it holds for as long as the program runs.
+    :raises ConfigurationError: nothing that could be stopped; or used outside the main thread,
+        where Python has no signals.
     """
     if threading.current_thread() is not threading.main_thread():
         raise ConfigurationError(
             "stop_on_signals() works in the main thread only: call the consumer's stop() instead"
         )
-    stop = _Stop(loops, None if seconds is None else checked_seconds("seconds", seconds))
-    before: dict[signal.Signals, Any] = {number: signal.signal(number, stop) for number in signals}
-    try:
-        yield
-    finally:
-        # When the program is to end, a second signal ends it at once, and patience has an end.
-        if not stop.was_asked:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    if not loops or not all(callable(getattr(loop, "stop", None)) for loop in loops):
+        raise ConfigurationError(
+            f"stop_on_signals() takes the Consumers and ConsumerSets that are to stop: {loops!r}"
+        )
+    return _Stop(loops, None if seconds is None else checked_seconds("seconds", seconds), signals)

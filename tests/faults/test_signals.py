@@ -404,6 +404,27 @@ def test_handlers_come_back_when_the_block_raises():
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
+def test_handlers_are_there_without_a_block():
+    before = [signal.getsignal(number) for number in SIGNALS]
+    try:
+        stop_on_signals(Nothing())
+
+        assert not {signal.getsignal(number) for number in SIGNALS} & set(before)
+    finally:
+        for number, handler in zip(SIGNALS, before, strict=True):
+            signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("loops", [(), (print,), (Nothing(), None)])
+def test_what_can_not_be_stopped_is_refused(loops):
+    before = signal.getsignal(signal.SIGTERM)
+
+    with pytest.raises(ConfigurationError, match="takes the Consumers and ConsumerSets"):
+        stop_on_signals(*loops)
+
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_only_the_signals_that_are_named_are_taken():
     before = signal.getsignal(signal.SIGINT)
 
