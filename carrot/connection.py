@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 from carrot.backends import get_backend_cls
 from carrot.backends.base import BaseBackend, BaseTransport
@@ -237,6 +237,12 @@ class BrokerConnection(FunctionOptions):
         state = "closed" if self._closed else "open" if self.is_open else "not connected"
         where = f"{self.userid}@{self._hosts}" + (f":{self.port}" if self.port else "")
         return f"<{type(self).__name__} {where} vhost={self.virtual_host!r} {state}>"
+
+    def __getstate__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} can't be pickled or copied: give the other process the URL or the settings, "
+            "and make a connection of its own there"
+        )
 
     @property
     def _hosts(self) -> str:

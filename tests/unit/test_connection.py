@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -253,6 +255,16 @@ def test_nothing_that_is_printed_shows_the_password() -> None:
     connection = BrokerConnection("amqp://user:s3cret@host/")
 
     assert "s3cret" not in f"{connection!r} {connection} {connection.info()} {connection.settings}"
+
+
+@pytest.mark.parametrize("take_along", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_it_stays_in_its_process(take_along) -> None:
+    connection = BrokerConnection("amqp://user:s3cret@host/")
+
+    with pytest.raises(TypeError, match="make a connection of its own there") as caught:
+        take_along(connection)
+
+    assert "s3cret" not in str(caught.value)
 
 
 def test_it_says_where_and_whether_it_is_open() -> None:
