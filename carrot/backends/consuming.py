@@ -172,10 +172,11 @@ class Consuming(Lifecycle):
         """
         return ConsumeIterator(self, limit, deadline, heal)
 
-    def next_delivery(self, timeout: float | None = None) -> Entry | None:
+    def next_delivery(self, timeout: float | None = None, stops: int | None = None) -> Entry | None:
         """Wait for a delivery, and take it.
 
         :param timeout: seconds; None waits as long as it takes.
+        :param stops: :attr:`stops_heeded` when the loop began; default what it is now.
         :returns: None after :meth:`stop` or :meth:`close`, and when no subscription is left.
         :raises OperationTimeout: nothing was delivered in time.
         :raises ConnectionLost: the connection is gone.
@@ -183,8 +184,10 @@ class Consuming(Lifecycle):
         :raises ChannelError: the broker closed the channel.
         """
         deadline = None
+        if stops is None:
+            stops = self.stops_heeded
         while True:
-            if self.inbox and not self._interrupted and self._failure is None:
+            if self.inbox and self._stops == stops and self._failure is None:
                 transport = self._transport
                 if transport is None or not transport.is_open:
                     self._drop_what_will_be_redelivered()
@@ -196,7 +199,7 @@ class Consuming(Lifecycle):
                 # Another thread may take what this one has waited for.
                 deadline = deadline or time.monotonic() + timeout
                 timeout = max(0.0, deadline - time.monotonic())
-            if not self._wait_for_delivery(timeout):
+            if not self._wait_for_delivery(timeout, stops):
                 return None
 
     def delivered(self, message: BaseMessage) -> bool:
@@ -214,22 +217,22 @@ class Consuming(Lifecycle):
             if self._lost.get(tag) is why:
                 self._forget_wanted(tag)
 
-    def _wait_for_delivery(self, timeout: float | None) -> bool:
+    def _wait_for_delivery(self, timeout: float | None, stops: int) -> bool:
         """Wait until there may be one; False: there will be none.
 
         :raises CarrotError: why a subscription has ended.
         """
 
         def ready() -> bool:
-            return self._interrupted or self.is_ready or bool(self._lost) or not self._wanted
+            return self._stops != stops or self.is_ready or bool(self._lost) or not self._wanted
 
         if self._transport is not None and not ready():
             try:
                 self._transport.wait_for(ready, timeout)
             except OperationTimeout as exc:
                 raise OperationTimeout("no message was delivered within the timeout") from exc
-        if self._interrupted:
-            self._interrupted = False
+        if self._stops != stops:
+            self.forget_stop()
             return False
         self._raise_failure()
         # Each of the threads that wait here is told, with an error of its own.
@@ -246,19 +249,19 @@ class Consuming(Lifecycle):
 
     @property
     def is_stopping(self) -> bool:
-        """Whether :meth:`stop` was called, and the iteration hasn't ended yet."""
-        return self._interrupted
+        """Whether :meth:`stop` was called, and no iteration has ended since."""
+        return self._stops != self.stops_heeded
 
     def forget_stop(self) -> None:
         """The iteration that :meth:`stop` was to end has ended otherwise."""
-        self._interrupted = False
+        self.stops_heeded = self._stops
 
     def stop(self) -> None:
-        """End the running (or else the next) iteration of :meth:`consume` after its step.
+        """End the running iterations of :meth:`consume` (or else the next) after their step.
 
         From any thread, a callback or a signal handler.
         """
-        self._interrupted = True
+        self._stops += 1
         self.interrupt()
 
     def flow(self, active: bool) -> None:

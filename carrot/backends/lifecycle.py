@@ -121,7 +121,8 @@ class Lifecycle(Topology):
         self._lost: dict[str, CarrotError] = {}
         self._paused = False
         self._channel_limit = 0
-        self._interrupted = False
+        # How often stop() was called, and how often when a loop last ended.
+        self._stops = self.stops_heeded = 0
         self._failure: CarrotError | None = None
         self._failure_is_blamed = False
         self._transport: BaseTransport | None = None

@@ -13,7 +13,9 @@ from carrot.message import Message
 class Dispatcher(Protocol):
     """What the loop needs of a backend."""
 
-    def next_delivery(self, timeout: float | None) -> tuple[Any, Message] | None: ...
+    stops_heeded: int
+
+    def next_delivery(self, timeout: float | None, stops: int) -> tuple[Any, Message] | None: ...
     def delivered(self, message: Message) -> bool: ...
     def forget_stop(self) -> None: ...
 
@@ -40,6 +42,8 @@ class ConsumeIterator(Iterator[bool]):
     ) -> None:
         self.backend = backend
         self.remaining = limit
+        # One stop() ends all loops that run, in whatever threads.
+        self._stops = backend.stops_heeded
         self._deadline = deadline
         self._healer = heal
 
@@ -62,7 +66,7 @@ class ConsumeIterator(Iterator[bool]):
             if self._deadline is not None:
                 timeout = max(0.0, self._deadline - time.monotonic())
             try:
-                entry = backend.next_delivery(timeout)
+                entry = backend.next_delivery(timeout, self._stops)
             except CarrotError as exc:
                 if not self._heal(exc):
                     raise

@@ -350,8 +350,8 @@ class Consumer(Loop):
     def stop(self) -> None:
         """End :meth:`wait` and :meth:`iterconsume` when the message in hand is processed.
 
-        From a callback, a signal handler or another thread. Called while none is running, it
-        ends the next one at once.
+        From a callback, a signal handler or another thread. It ends those of all threads; called
+        while none is running, it ends the next one at once.
         """
         self.backend.stop()
 

@@ -108,6 +108,30 @@ def test_threads_wait_on_one_consumer_and_share_its_subscription(feed):
     assert sorted(received) == list(range(40))
 
 
+def test_stop_ends_the_loops_of_all_threads_and_no_later_one(feed):
+    together = threading.Barrier(4)
+    received = []
+
+    def receive(data, message):
+        message.ack()
+        received.append(data)
+        if data == "all":
+            together.wait(10)
+
+    def stop():
+        together.wait(10)  # when each of the others has a message in hand
+        feed.consumer.stop()
+
+    feed.consumer.register_callback(receive)
+    feed.publisher.send_many(["all"] * 3)
+
+    run(stop, *(feed.consumer.wait for _ in range(3)))
+
+    feed.publisher.send("later")
+    feed.consumer.wait(limit=1, timeout=10)
+    assert received == ["all"] * 3 + ["later"]
+
+
 @pytest.mark.needs("deletion")
 def test_who_waits_for_a_consumer_is_told_that_it_is_lost_until_it_is_healed(
     feed, connection, monkeypatch
