@@ -165,6 +165,8 @@ class BrokerConnection(FunctionOptions):
         }
         for name, watcher in watchers.items():
             if watcher is not None:
+                if not callable(watcher):
+                    raise ConfigurationError(f"{name} must be a function, not {watcher!r}")
                 setattr(self, name, watcher)
         self._transport: BaseTransport | None = None
         self._was_open = self._closed = False

@@ -60,7 +60,7 @@ class Consuming(Lifecycle):
             channel = self.channel
             if consumer_tag in self._subscriptions:
                 return
-            was_wanted = consumer_tag in self._wanted
+            was_wanted, loss = consumer_tag in self._wanted, self._lost.get(consumer_tag)
             self._wanted.add(consumer_tag)
             # First: deliveries may overtake the broker's answer.
             self._subscriptions[consumer_tag] = Subscription(consumer_tag, queue, no_ack, callback)
@@ -72,11 +72,16 @@ class Consuming(Lifecycle):
                 if not was_wanted:
                     self._forget_wanted(consumer_tag)
                 raise
-            self._lost.pop(consumer_tag, None)
+            # Not another one, that came meanwhile.
+            if loss is not None and self._lost.get(consumer_tag) is loss:
+                del self._lost[consumer_tag]
 
     def is_consuming(self, consumer_tag: str) -> bool:
         """Whether that consumer is subscribed on this channel, as it is now."""
-        return self.is_open and consumer_tag in self._subscriptions
+        # One that was lost may be on its way back, under the same tag.
+        return (
+            self.is_open and consumer_tag in self._subscriptions and consumer_tag not in self._lost
+        )
 
     def cancel(self, consumer_tag: str) -> None:
         """End a subscription; what it received and nobody has seen goes back to the queue.
@@ -160,7 +165,7 @@ class Consuming(Lifecycle):
         self,
         limit: int | None = None,
         deadline: float | None = None,
-        heal: Callable[[CarrotError], bool] | None = None,
+        heal: Callable[[CarrotError, int], bool] | None = None,
     ) -> Iterator[bool]:
         """Dispatch deliveries, one at each step, waiting for them when there are none.
 
@@ -168,7 +173,8 @@ class Consuming(Lifecycle):
             until there is no subscription left.
         :param deadline: as ``time.monotonic()`` counts; then it raises OperationTimeout.
         :param heal: called with the error when the connection, the channel or a consumer is
-            gone; returns True when the consumers are there again.
+            gone, and with what :meth:`is_stopping` wants; returns True when the consumers are
+            there again.
         """
         return ConsumeIterator(self, limit, deadline, heal)
 
@@ -230,7 +236,9 @@ class Consuming(Lifecycle):
             try:
                 self._transport.wait_for(ready, timeout)
             except OperationTimeout as exc:
-                raise OperationTimeout("no message was delivered within the timeout") from exc
+                raise OperationTimeout(
+                    "no more messages were delivered within the timeout"
+                ) from exc
         if self._stops != stops:
             self.forget_stop()
             return False
@@ -247,10 +255,9 @@ class Consuming(Lifecycle):
             if not entry[0].no_ack and not self.delivered(entry[1]):
                 _removed(self.inbox, entry)
 
-    @property
-    def is_stopping(self) -> bool:
-        """Whether :meth:`stop` was called, and no iteration has ended since."""
-        return self._stops != self.stops_heeded
+    def is_stopping(self, stops: int) -> bool:
+        """Whether :meth:`stop` was called for a loop that began at *stops* heeded."""
+        return self._stops != stops
 
     def forget_stop(self) -> None:
         """The iteration that :meth:`stop` was to end has ended otherwise."""

@@ -206,6 +206,13 @@ class Lifecycle(Topology):
         """Wait for :attr:`changing`, which is taken next, no longer than this thread may."""
         wait_to_hold(self.changing, "changing the channel")
 
+    @contextmanager
+    def unchanged(self) -> Iterator[None]:
+        """Nobody else changes the channel or its subscriptions in this block."""
+        self._wait_to_change()
+        with self.changing:
+            yield
+
     def open(self) -> None:
         """Open a channel, if there is none, and nobody has to be told why the last was closed."""
         if self._failure is None:
@@ -220,8 +227,7 @@ class Lifecycle(Topology):
 
         :raises ConnectionLost: the channel is gone: do all of it again.
         """
-        self._wait_to_change()
-        with self.changing:
+        with self.unchanged():
             stayed = self._must_stay
             if not stayed:
                 self.channel  # noqa: B018  # opens one, or says why there is none

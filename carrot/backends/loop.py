@@ -29,8 +29,8 @@ class ConsumeIterator(Iterator[bool]):
 
     :param limit: the number of steps; None goes on until there is nothing to wait for.
     :param deadline: as ``time.monotonic()`` counts; then it raises OperationTimeout.
-    :param heal: called with what the waiting raises; True: everything is as before, go on. None:
-        there is no help.
+    :param heal: called with what the waiting raises, and with how many stops were heeded when the
+        loop began; True: everything is as before, go on. None: there is no help.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class ConsumeIterator(Iterator[bool]):
         backend: Dispatcher,
         limit: int | None,
         deadline: float | None = None,
-        heal: Callable[[CarrotError], bool] | None = None,
+        heal: Callable[[CarrotError, int], bool] | None = None,
     ) -> None:
         self.backend = backend
         self.remaining = limit
@@ -49,7 +49,7 @@ class ConsumeIterator(Iterator[bool]):
 
     def _heal(self, error: CarrotError) -> bool:
         losses = self.backend.losses
-        if self._healer is None or not self._healer(error):
+        if self._healer is None or not self._healer(error, self._stops):
             return False
         self.backend.forget_losses(losses)
         return True

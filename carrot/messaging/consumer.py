@@ -357,7 +357,9 @@ class Consumer(Loop):
 
     def cancel(self) -> None:
         self._is_cancelled = True
-        self.backend.cancel(self.consumer_tag)
+        # Another thread may be subscribing, with a new tag.
+        with self.backend.unchanged():
+            self.backend.cancel(self.consumer_tag)
 
     def _subscribe_for(self, limit: int) -> None:
         # What wait() has sent ahead goes back at its end, and counts as a delivery attempt then.

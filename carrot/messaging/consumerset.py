@@ -125,10 +125,9 @@ class ConsumerSet(Loop):
             )
 
     def _subscribe_all(self, at_most: int | None = None) -> None:
-        consumers = list(self.consumers)
-        if consumers:
+        if self.consumers:
             with self.backend.one_channel():
-                for consumer in consumers:
+                for consumer in list(self.consumers):
                     self._subscribe(consumer, at_most)
 
     def _subscribe_for(self, limit: int) -> None:

@@ -9,6 +9,7 @@ from carrot.backends.base import BaseBackend
 from carrot.connection import BrokerConnection
 from carrot.exceptions import CarrotError, ConfigurationError, ConnectionLost, NotSupported
 from carrot.functions import FunctionOptions
+from carrot.retry import Retry
 from carrot.routing import check_exchange_type
 
 
@@ -67,6 +68,9 @@ class Configurable(FunctionOptions):
 
     def _set_options(self, **options: Any) -> None:
         """Set the attributes whose option is given; None means the class's own."""
+        retry = options.get("retry")
+        if retry is not None and not isinstance(retry, Retry):
+            raise ConfigurationError(f"retry must be a Retry(attempts=…, seconds=…), not {retry!r}")
         for name, value in options.items():
             if value is not None:
                 setattr(self, name, value)

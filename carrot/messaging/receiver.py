@@ -182,14 +182,15 @@ class Loop(Receiver):
     # -- the connection, lost and found
 
     def _subscribing(self, subscribe: Callable[[], object], deadline: float | None) -> None:
+        stops = self.backend.stops_heeded
         try:
             with until(deadline):
                 subscribe()
         except CarrotError as exc:
-            if not self._heal(exc, deadline):
+            if not self._heal(exc, stops, deadline):
                 raise
 
-    def _heal(self, error: CarrotError, deadline: float | None) -> bool:
+    def _heal(self, error: CarrotError, stops: int, deadline: float | None) -> bool:
         """Go on after *error*, if it is such that one can; False: it is to be raised."""
         if not (self.connection.may_reconnect and self._is_curable(error)):
             return False
@@ -202,7 +203,7 @@ class Loop(Receiver):
                 error,
                 self._subscribe_if_wanted,
                 replace(retry, seconds=left) if is_shorter else retry,
-                lambda: self._is_over(deadline),
+                lambda: self._is_over(stops, deadline),
                 # What happened to an earlier channel may only be told now.
                 lambda exc: passes(exc) or self._is_curable(exc),
             )
@@ -211,7 +212,8 @@ class Loop(Receiver):
             if not is_shorter or gave_up or isinstance(exc, AccessRefused):
                 raise
             # No other attempt would end in time.
-            pause(max(0.0, (deadline or 0.0) - time.monotonic()), lambda: self._is_over(deadline))
+            left = max(0.0, (deadline or 0.0) - time.monotonic())
+            pause(left, lambda: self._is_over(stops, deadline))
             if not _is_past(deadline):
                 return True  # it was told to stop
             raise OperationTimeout(f"the timeout is over, and the last attempt: {exc}") from exc
@@ -219,9 +221,9 @@ class Loop(Receiver):
             raise OperationTimeout(f"the timeout is over, and this is not mended: {error}")
         return True
 
-    def _is_over(self, deadline: float | None) -> bool:
+    def _is_over(self, stops: int, deadline: float | None) -> bool:
         """Whether nobody needs another attempt."""
-        return self.backend.is_stopping or self._is_cancelled or _is_past(deadline)
+        return self.backend.is_stopping(stops) or self._is_cancelled or _is_past(deadline)
 
     def _subscribe_if_wanted(self) -> None:
         if not self._is_cancelled:

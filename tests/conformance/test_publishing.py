@@ -270,6 +270,12 @@ def test_unknown_keyword_is_a_type_error(connection):
         Publisher(connection, exchnage="typo")
 
 
+@pytest.mark.parametrize("cls", [Publisher, Consumer])
+def test_retry_is_a_retry(connection, cls):
+    with pytest.raises(ConfigurationError, match=r"retry must be a Retry.*not 3"):
+        cls(connection, retry=3)
+
+
 def test_url_in_the_place_of_a_connection_is_told():
     for cls in (Publisher, Consumer):
         with pytest.raises(ConfigurationError, match=r"needs a connection.*BrokerConnection\("):

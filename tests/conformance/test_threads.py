@@ -170,6 +170,71 @@ def test_who_waits_for_a_consumer_is_told_that_it_is_lost_until_it_is_healed(
 
 
 @pytest.mark.needs("deletion")
+def test_a_consumer_on_its_way_back_under_its_tag_is_not_there_yet(make_feed, connect, monkeypatch):
+    feed = make_feed(no_ack=True)
+    backend, subscribe = feed.consumer.backend, feed.consumer.backend._subscribe
+    was_there = []
+
+    def look(*args):
+        subscribe(*args)
+        was_there.append(feed.consumer.channel_open)
+
+    feed.consumer.consume()
+    connect().create_backend().queue_delete(feed.queue)
+    with pytest.raises(ConsumerCancelled):
+        backend.next_delivery(10)
+    feed.consumer.forget_declaration()
+    monkeypatch.setattr(backend, "_subscribe", look)
+    feed.consumer.consume()
+
+    assert was_there == [False]
+    assert feed.consumer.channel_open
+
+
+@pytest.mark.needs("deletion")
+def test_a_loss_that_comes_as_a_subscription_begins_is_told_to_each_who_waits(
+    feed, connect, monkeypatch
+):
+    backend, subscribe = feed.consumer.backend, feed.consumer.backend._subscribe
+
+    def subscribe_and_lose(*args):
+        subscribe(*args)
+        connect().create_backend().queue_delete(feed.queue)
+
+    monkeypatch.setattr(backend, "_subscribe", subscribe_and_lose)
+    feed.consumer.consume()
+
+    for _ in range(2):
+        with pytest.raises(ConsumerCancelled):
+            backend.next_delivery(10)
+
+
+def test_cancel_while_another_thread_subscribes_ends_that_subscription(feed, monkeypatch):
+    consumer = feed.consumer
+    backend, subscribe = consumer.backend, consumer.backend._subscribe
+    begun = threading.Event()
+
+    def subscribe_slowly(*args):
+        subscribe(*args)
+        begun.set()
+        eventually(lambda: consumer._is_cancelled, 10)
+
+    def cancel():
+        begun.wait(10)
+        consumer.cancel()
+
+    consumer.consume()
+    consumer.cancel()
+    consumer._is_cancelled = False
+    monkeypatch.setattr(backend, "_subscribe", subscribe_slowly)
+
+    run(consumer.consume, cancel)
+
+    assert not consumer.channel_open
+    assert backend.next_delivery(10) is None
+
+
+@pytest.mark.needs("deletion")
 def test_threads_that_wait_on_one_consumer_go_on_when_its_queue_was_deleted(feed, connect):
     received, ended = [], []
 

@@ -26,6 +26,7 @@ from carrot.connection import BrokerConnection
 from carrot.exceptions import (
     ChannelError,
     ConfigurationError,
+    ConnectionFailed,
     ConnectionLost,
     ConsumerCancelled,
     EncodeError,
@@ -1520,3 +1521,35 @@ def test_name_for_dead_letters_that_amqp_cant_carry_is_refused(name):
         pytest.raises(PreconditionFailed, match="max_length_exceeded,300"),
     ):
         Consumer(connection, "feed", queue_arguments=arguments)
+
+
+def test_stop_ends_all_loops_that_wait_for_the_broker(monkeypatch):
+    healing, errors = set(), []
+    connection = BrokerConnection(
+        "memory://stopped-while-away",
+        on_connection_lost=lambda error, interval: healing.add(threading.get_ident()),
+    )
+    consumer = Consumer(connection, "q", callbacks=[print])
+    consumer.consume()
+
+    def stay_away(deadline):
+        raise ConnectionFailed("it is away")
+
+    def loop():
+        try:
+            list(consumer.iterconsume())
+        except Exception as exc:
+            errors.append(exc)
+
+    threads = [threading.Thread(target=loop, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    monkeypatch.setattr(connection, "_opened", stay_away)
+    connection._transport.close()
+    eventually(lambda: len(healing) == 2, 10)
+    consumer.stop()
+    for thread in threads:
+        thread.join(10)
+
+    assert not any(thread.is_alive() for thread in threads)
+    assert errors == []

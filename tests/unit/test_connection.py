@@ -257,6 +257,11 @@ def test_nothing_that_is_printed_shows_the_password() -> None:
     assert "s3cret" not in f"{connection!r} {connection} {connection.info()} {connection.settings}"
 
 
+def test_watchers_are_functions() -> None:
+    with pytest.raises(ConfigurationError, match="on_connection_lost must be a function, not 3"):
+        BrokerConnection(on_connection_lost=3)
+
+
 @pytest.mark.parametrize("take_along", [pickle.dumps, copy.copy, copy.deepcopy])
 def test_it_stays_in_its_process(take_along) -> None:
     connection = BrokerConnection("amqp://user:s3cret@host/")
