@@ -94,6 +94,9 @@ class Loop(Receiver):
     raise_on_cancel: bool = False
     # Since the loop began: a loop that is reconnecting has no subscription to end.
     _is_cancelled: bool = False
+    # The wait()s that run, and whether there was a subscription before the first of them.
+    _waiting: dict[object, None] | None = None
+    _keeps_subscription: bool = False
 
     def consume(self) -> None:
         """Subscribe; harmless when it is subscribed already."""
@@ -124,8 +127,9 @@ class Loop(Receiver):
         """Process messages as they arrive, until :meth:`stop`, or until *limit* are processed.
 
         On return the subscription that it made is ended, and what the broker had sent ahead is
-        back in the queue. Only with ``auto_delete`` the subscription stays until :meth:`cancel`
-        or :meth:`close`, because the queue goes with its last one.
+        back in the queue; where several threads wait, when the last of them returns. With
+        ``auto_delete`` the subscription stays until :meth:`cancel` or :meth:`close`, because the
+        queue goes with its last one.
 
         When the connection is lost, it is made again, and everything declared and subscribed.
 
@@ -139,25 +143,41 @@ class Loop(Receiver):
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
             raise ConfigurationError(f"limit must be a whole number, or None: {limit!r}")
         deadline = _deadline(timeout)
-        was_open = self.channel_open
         self._is_cancelled = False
+        this = object()
         try:
-            if limit is not None and limit > 0 and not was_open:
+            with until(deadline):
+                self._begin_waiting(this)
+            if limit is not None and limit > 0 and not self.channel_open:
                 self._subscribing(lambda: self._subscribe_for(limit), deadline)
             left = {} if deadline is None else {"timeout": max(0.0, deadline - time.monotonic())}
             for _ in self.iterconsume(limit, **left):
                 pass
         finally:
             self.backend.forget_stop()
-            if not was_open:
+            if self._waiting:
+                self._waiting.pop(this, None)
+            if not self._keeps_subscription:
                 self._release_soon(deadline)
+
+    def _begin_waiting(self, this: object) -> None:
+        """Several threads may wait: what the first of them subscribes is ended by the last."""
+        with self.backend.unchanged():
+            if not self._waiting:
+                self._waiting, self._keeps_subscription = {}, self.channel_open
+            self._waiting[this] = None
 
     def _release_soon(self, deadline: float | None) -> None:
         """End the subscription; when that fails, the broker takes everything back as well."""
         now = time.monotonic()
         patience = RELEASE if deadline is None else max(0.0, deadline - now) + LATE
-        with suppress(CarrotError), until(now + min(RELEASE, patience)):
-            self._release()
+        with (
+            suppress(CarrotError),
+            until(now + min(RELEASE, patience)),
+            self.backend.unchanged(),
+        ):
+            if not self._waiting:
+                self._release()
 
     def iterconsume(
         self, limit: int | None = None, *, timeout: float | None = None

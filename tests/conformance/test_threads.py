@@ -108,6 +108,64 @@ def test_threads_wait_on_one_consumer_and_share_its_subscription(feed):
     assert sorted(received) == list(range(40))
 
 
+def test_a_wait_that_ends_leaves_the_subscription_to_another_that_goes_on(feed):
+    received, go_on = [], threading.Event()
+
+    def receive(data, message):
+        message.ack()
+        received.append(data)
+        if data == "last":
+            feed.consumer.stop()
+        elif data == "hold":
+            go_on.wait(10)
+
+    def wait_to_the_end():
+        feed.consumer.wait()  # begins first, and is told to stop last
+        assert received == ["hold", "first", "last"]
+
+    def wait_for_one():
+        eventually(lambda: "hold" in received, 10)
+        feed.publisher.send("first")
+        feed.consumer.wait(limit=1)
+        go_on.set()
+        feed.publisher.send("last")
+
+    feed.consumer.register_callback(receive)
+    feed.publisher.send("hold")
+
+    run(wait_to_the_end, wait_for_one)
+
+    assert not feed.consumer.channel_open
+
+
+def test_the_first_wait_leaves_its_subscription_to_those_that_go_on(feed):
+    received, has_begun = [], threading.Event()
+
+    def receive(data, message):
+        message.ack()
+        received.append(data)
+        if data == "hold":
+            has_begun.wait(10)
+        elif data == "last":
+            feed.consumer.stop()
+
+    def wait_for_one():
+        feed.consumer.wait(limit=1)
+        feed.publisher.send("last")
+
+    def go_on():
+        eventually(lambda: "hold" in received, 10)
+        threading.Timer(0, has_begun.set).start()
+        feed.consumer.wait(timeout=30)
+
+    feed.consumer.register_callback(receive)
+    feed.publisher.send("hold")
+
+    run(wait_for_one, go_on)
+
+    assert received == ["hold", "last"]
+
+
 def test_stop_ends_the_loops_of_all_threads_and_no_later_one(feed):
     together = threading.Barrier(4)
     received = []
