@@ -94,8 +94,9 @@ class Loop(Receiver):
     raise_on_cancel: bool = False
     # Since the loop began: a loop that is reconnecting has no subscription to end.
     _is_cancelled: bool = False
-    # The wait()s that run, and whether there was a subscription before the first of them.
-    _waiting: dict[object, None] | None = None
+    # The wait()s that run (the first makes a set of its own), and whether there was a subscription
+    # before.
+    _waiting: set[object] = set()  # noqa: RUF012
     _keeps_subscription: bool = False
 
     def consume(self) -> None:
@@ -155,17 +156,17 @@ class Loop(Receiver):
                 pass
         finally:
             self.backend.forget_stop()
-            if self._waiting:
-                self._waiting.pop(this, None)
-            if not self._keeps_subscription:
-                self._release_soon(deadline)
+            if this in self._waiting:  # else it has not begun, and another's is not its to end
+                self._waiting.discard(this)
+                if not self._keeps_subscription:
+                    self._release_soon(deadline)
 
     def _begin_waiting(self, this: object) -> None:
         """Several threads may wait: what the first of them subscribes is ended by the last."""
         with self.backend.unchanged():
             if not self._waiting:
-                self._waiting, self._keeps_subscription = {}, self.channel_open
-            self._waiting[this] = None
+                self._waiting, self._keeps_subscription = set(), self.channel_open
+            self._waiting.add(this)
 
     def _release_soon(self, deadline: float | None) -> None:
         """End the subscription; when that fails, the broker takes everything back as well."""

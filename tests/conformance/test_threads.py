@@ -29,6 +29,15 @@ def run(*targets):
         raise errors[0]
 
 
+def lose_queue(feed, connection):
+    """Its consumer has begun, and heard that the queue is gone."""
+    feed.consumer.consume()
+    connection.create_backend().queue_delete(feed.queue)
+    with pytest.raises(ConsumerCancelled):
+        feed.consumer.backend.next_delivery(10)
+    feed.consumer.forget_declaration()
+
+
 def test_threads_publish_confirmed_on_one_connection_while_others_provoke_errors(
     feed, connection, unique
 ):
@@ -206,11 +215,7 @@ def test_who_waits_for_a_consumer_is_told_that_it_is_lost_until_it_is_healed(
             raise OperationTimeout("too slow")
         return declare(**options)
 
-    feed.consumer.consume()
-    connection.create_backend().queue_delete(feed.queue)
-    with pytest.raises(ConsumerCancelled):
-        backend.next_delivery(10)
-    feed.consumer.forget_declaration()
+    lose_queue(feed, connection)
     monkeypatch.setattr(backend, "queue_declare", declare_slowly)
     with pytest.raises(OperationTimeout):
         feed.consumer.consume()
@@ -237,11 +242,7 @@ def test_a_consumer_on_its_way_back_under_its_tag_is_not_there_yet(make_feed, co
         subscribe(*args)
         was_there.append(feed.consumer.channel_open)
 
-    feed.consumer.consume()
-    connect().create_backend().queue_delete(feed.queue)
-    with pytest.raises(ConsumerCancelled):
-        backend.next_delivery(10)
-    feed.consumer.forget_declaration()
+    lose_queue(feed, connect())
     monkeypatch.setattr(backend, "_subscribe", look)
     feed.consumer.consume()
 
