@@ -239,10 +239,9 @@ class Consumer(Loop):
 
     def _receive_callback(self, message: Message) -> None:
         """What becomes of a delivery."""
-        self.process(message, self._receiver, self.auto_ack, self.on_decode_error)
+        self.process(message, self._find_receiver(), self.auto_ack, self.on_decode_error)
 
-    @property
-    def _receiver(self) -> Receiver:
+    def _find_receiver(self) -> Receiver:
         """Who receives: this consumer, unless it was told to :meth:`hand_to` another."""
         other = self._other_receiver
         return self if other is None or not other.has_receiver else other
@@ -411,7 +410,7 @@ class Consumer(Loop):
         if message is None:
             return None
         if enable_callbacks or auto_ack or no_ack:
-            receiver = self._receiver if enable_callbacks else None
+            receiver = self._find_receiver() if enable_callbacks else None
             self.process(message, receiver, auto_ack or no_ack, self.on_decode_error)
         return self._received(message)
 

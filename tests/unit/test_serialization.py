@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 from datetime import date
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import simplejson
@@ -431,13 +431,27 @@ def test_a_content_type_is_registered_without_regard_to_case(own: SerializerRegi
 
 # -- JSON, sooner ------------------------------------------------------------------------
 
+
+class Point(NamedTuple):
+    """simplejson makes an object of it."""
+
+    x: Any
+    y: Any
+
+
+class Row:
+    """And of anything that is like it."""
+
+    def _asdict(self):
+        return {"x": (1, Point(2, 3))}
+
+
 _json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text()
+    st.none() | st.booleans() | st.integers() | st.text() | st.builds(Row)
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.decimals(allow_nan=False, allow_infinity=False),
-    lambda values: st.lists(values) | st.dictionaries(
-        st.text() | st.integers() | st.booleans() | st.none(), values
-    ),
+    lambda values: st.lists(values) | st.lists(values).map(tuple) | st.builds(Point, values, values)
+    | st.dictionaries(st.text() | st.integers() | st.booleans() | st.none(), values),
     max_leaves=20,
 )  # fmt: skip
 

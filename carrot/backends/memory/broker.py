@@ -351,14 +351,12 @@ class Broker:
             short_string("exchange", message.exchange)
             short_string("routing key", message.routing_key)
             queues = self._route(self._exchange(message.exchange), message)
-        if not queues:
-            return Outcome.UNROUTABLE
-        return self._enqueue(message, queues)
+        if len(queues) == 1:
+            (queue,) = queues
+            return _TAKEN if queue.publish(message) else Outcome.REJECTED
+        return self._enqueue(message, queues) if queues else Outcome.UNROUTABLE
 
     def _enqueue(self, message: QueuedMessage, queues: Collection[Queue]) -> Outcome:
-        if len(queues) == 1:
-            for queue in queues:
-                return _TAKEN if queue.publish(message) else Outcome.REJECTED
         taken = True
         # What dies in one of these queues goes on when all of them have their message.
         with self._burying_later():

@@ -34,8 +34,6 @@ class QueuedMessage:
     """
 
     queue: Queue
-    copies: tuple[str, ...] = ()
-    ttl: float | None = None
     expires_at: float | None = None
     position = 0
     redelivered = False
@@ -55,6 +53,8 @@ class QueuedMessage:
         self.exchange = exchange
         self.routing_key = routing_key
         self.message_id = message_id
+        self.copies: tuple[str, ...] = ()
+        self.ttl: float | None = None
 
     @property
     def properties(self) -> Mapping[str, Any]:
@@ -63,16 +63,18 @@ class QueuedMessage:
             return self.shared
         return {**self.shared, "message_id": self.message_id}
 
-    def check(self, user: str) -> None:
+    def check(self, user: str) -> bool:
         """Check what the broker understands of the properties, and copy the headers.
 
+        :returns: there is nothing that it understands, in these nor in others that are shared.
         :raises PreconditionFailed: an expiration, a user_id or a CC that can't be.
         :raises EncodeError: a header that AMQP can't carry.
         """
         if _CHECKED_PROPERTIES.isdisjoint(self.shared):
-            if type(self.shared) is not Properties:
-                self.shared = dict(self.shared)
-            return
+            if type(self.shared) is Properties:
+                return True
+            self.shared = dict(self.shared)
+            return False
         properties = self.shared = dict(self.shared)
         if properties.get("user_id") not in (None, user):
             raise precondition_failed(
@@ -86,6 +88,7 @@ class QueuedMessage:
             if "CC" in headers or "BCC" in headers:
                 self.copies = check_copies(headers)
                 headers.pop("BCC", None)
+        return False
 
     @property
     def headers(self) -> Mapping[str, Any]:

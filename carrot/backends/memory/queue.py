@@ -153,7 +153,8 @@ class Queue:
         """Deliver or store a message of this queue's, however full that is."""
         self._last_position += 1
         message.position = self._last_position
-        if message.ttl is not None or self._ttl is not None:
+        expires = message.ttl is not None or self._ttl is not None
+        if expires:
             self._set_expiry(message)
         if self.in_line and not self.ready.size and (consumer := self._next_consumer()):
             consumer.receive(message)
@@ -161,7 +162,7 @@ class Queue:
         self.ready.push(message)
         if self._is_bounded:
             self._drop_overflow()
-        if message.expires_at is not None:
+        if expires:
             self._drop_expired()
 
     def _refuses(self, message: QueuedMessage) -> bool:
@@ -285,7 +286,7 @@ class Queue:
         if self.in_line or not self.ready.size or self._expires_messages:
             return False
         consumer.receive(self.ready.pop())
-        return not consumer.has_credit()
+        return consumer.unacked == consumer.prefetch or not consumer.has_credit()
 
     def remove_consumer(self, consumer: Consumer) -> None:
         """The consumer ended; an auto-delete queue goes with its last one."""
