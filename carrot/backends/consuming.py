@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from carrot.backends.lifecycle import DeliveryCallback, Entry, Lifecycle, Subscription
@@ -47,11 +47,14 @@ class Consuming(Lifecycle):
         callback: DeliveryCallback,
         consumer_tag: str,
         nowait: bool = False,
+        again: Callable[[], object] | None = None,
     ) -> None:
         """Subscribe to *queue*: what it delivers is handed to *callback* by :meth:`dispatch`.
 
         :param nowait: accepted for old programs; the broker's answer is always awaited, so that
             a missing queue is told here.
+        :param again: what to call when the subscription is lost, to have it back; see
+            :meth:`subscribe_lost_again`.
         :raises NotFound: no such queue.
         """
         short_string("consumer tag", consumer_tag)
@@ -61,7 +64,7 @@ class Consuming(Lifecycle):
             if consumer_tag in self._subscriptions:
                 return
             was_wanted, loss = consumer_tag in self._wanted, self._lost.get(consumer_tag)
-            self._wanted.add(consumer_tag)
+            self._wanted[consumer_tag] = again
             # First: deliveries may overtake the broker's answer.
             self._subscriptions[consumer_tag] = Subscription(consumer_tag, queue, no_ack, callback)
             try:
@@ -105,7 +108,7 @@ class Consuming(Lifecycle):
     def _forget_wanted(self, consumer_tag: str) -> None:
         """Nobody waits for that consumer any more."""
         self._lost.pop(consumer_tag, None)
-        self._wanted.discard(consumer_tag)
+        self._wanted.pop(consumer_tag, None)
 
     def _return_inbox(self, subscription: Subscription) -> None:
         """Give back what a subscription that has ended received and nobody has seen."""
@@ -213,13 +216,18 @@ class Consuming(Lifecycle):
         return self.is_open and message.generation in (None, self.generation)
 
     @property
-    def losses(self) -> Mapping[str, CarrotError]:
-        """The subscriptions that ended unasked, by their tags, and why."""
-        return dict(self._lost)
+    def is_wanted(self) -> bool:
+        """Whether somebody waits for a consumer of this channel, be it subscribed or lost."""
+        return bool(self._wanted)
 
-    def forget_losses(self, losses: Mapping[str, CarrotError]) -> None:
-        """All that were wanted among these are there again."""
-        for tag, why in losses.items():
+    def subscribe_lost_again(self) -> None:
+        """Have all that ended unasked subscribed again, whoever waits for it, in any thread.
+
+        A subscription that came without *again* is forgotten: its owner has been told.
+        """
+        for tag, why in tuple(self._lost.items()):
+            if (again := self._wanted.get(tag)) is not None:
+                again()
             if self._lost.get(tag) is why:
                 self._forget_wanted(tag)
 

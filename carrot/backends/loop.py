@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from carrot.exceptions import CarrotError, ConnectionLost
@@ -18,10 +18,6 @@ class Dispatcher(Protocol):
     def next_delivery(self, timeout: float | None, stops: int) -> tuple[Any, Message] | None: ...
     def delivered(self, message: Message) -> bool: ...
     def forget_stop(self) -> None: ...
-
-    @property
-    def losses(self) -> Mapping[str, CarrotError]: ...
-    def forget_losses(self, losses: Mapping[str, CarrotError]) -> None: ...
 
 
 class ConsumeIterator(Iterator[bool]):
@@ -48,11 +44,7 @@ class ConsumeIterator(Iterator[bool]):
         self._healer = heal
 
     def _heal(self, error: CarrotError) -> bool:
-        losses = self.backend.losses
-        if self._healer is None or not self._healer(error, self._stops):
-            return False
-        self.backend.forget_losses(losses)
-        return True
+        return self._healer is not None and self._healer(error, self._stops)
 
     def __next__(self) -> bool:
         if self.remaining is not None:

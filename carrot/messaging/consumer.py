@@ -320,6 +320,7 @@ class Consumer(Loop):
                 no_ack=self.no_ack if no_ack is None else no_ack,
                 callback=callback or self._receive_callback,
                 consumer_tag=tag,
+                again=self._subscribe_again,
             )
             if tag != former:
                 self.consumer_tag = tag

@@ -244,13 +244,19 @@ class Loop(Receiver):
 
     def _is_over(self, stops: int, deadline: float | None) -> bool:
         """Whether nobody needs another attempt."""
-        return self.backend.is_stopping(stops) or self._is_cancelled or _is_past(deadline)
+        return (
+            self.backend.is_stopping(stops)
+            or (self._is_cancelled and not self.backend.is_wanted)
+            or _is_past(deadline)
+        )
 
     def _subscribe_if_wanted(self) -> None:
         if not self._is_cancelled:
             self._subscribe_again()
         if self._is_cancelled:
             self.cancel()  # meanwhile
+        # Others may share the channel, and have no loop of their own.
+        self.backend.subscribe_lost_again()
 
     def _is_curable(self, error: Exception) -> bool:
         if isinstance(error, ConsumerCancelled):

@@ -328,3 +328,89 @@ def test_threads_that_wait_on_one_consumer_go_on_when_its_queue_was_deleted(feed
     run(loop, loop, loop, spoil)
 
     assert ended == [True] * 3
+
+
+@pytest.fixture
+def two_on_a_channel(connection, unique):
+    """Two consumers on one channel, and what is received, by queue."""
+    received = {}
+    with connection.create_backend() as backend:
+        consumers = [Consumer(connection, unique("queue"), backend=backend) for _ in range(2)]
+        for consumer in consumers:
+            received[consumer.queue] = []
+
+            def work(data, message, queue=consumer.queue):
+                message.ack()
+                received[queue].append(data)
+
+            consumer.register_callback(work)
+        yield consumers, received
+
+
+def spoil_and_send(connect, received, times=5):
+    """Delete the queues, and send to each of them when it is there again, so many times."""
+    with connect() as other:
+        publisher = Publisher(other, "", mandatory=True)
+        backend = other.create_backend()
+        for number in range(times):
+            for queue in received:
+                backend.queue_delete(queue)
+            for queue in received:
+                eventually(lambda queue=queue: backend.queue_exists(queue), 10)
+                publisher.send(number, queue)
+                eventually(lambda queue=queue, n=number: n in received[queue], 10)
+
+
+@pytest.mark.needs("deletion")
+def test_consumers_that_share_a_channel_are_healed_by_the_loop_of_one(two_on_a_channel, connect):
+    (idle, busy), received = two_on_a_channel
+
+    def spoil():
+        try:
+            spoil_and_send(connect, received)
+        finally:
+            busy.stop()
+
+    idle.consume()
+    run(busy.wait, spoil)
+
+    assert list(received.values()) == [list(range(5))] * 2
+
+
+@pytest.mark.needs("deletion")
+def test_threads_with_a_consumer_each_on_one_channel_go_on_when_the_queues_were_deleted(
+    two_on_a_channel, connect
+):
+    consumers, received = two_on_a_channel
+
+    def spoil():
+        try:
+            eventually(lambda: all(consumer.channel_open for consumer in consumers), 10)
+            spoil_and_send(connect, received)
+        finally:
+            consumers[0].stop()
+
+    run(*(consumer.wait for consumer in consumers), spoil)
+
+    assert list(received.values()) == [list(range(5))] * 2
+
+
+@pytest.mark.needs("deletion")
+def test_a_cancelled_consumer_stays_so_while_another_on_its_channel_is_healed(
+    two_on_a_channel, connect
+):
+    (gone, there), received = two_on_a_channel
+    gone.consume()
+    gone.cancel()
+    del received[gone.queue]
+
+    def spoil():
+        try:
+            spoil_and_send(connect, received, 2)
+        finally:
+            there.stop()
+
+    run(there.wait, spoil)
+
+    assert not gone.channel_open
+    assert received[there.queue] == [0, 1]
