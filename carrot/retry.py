@@ -7,6 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from carrot.exceptions import ConfigurationError
+from carrot.values import seconds, whole_number
+
 # Between two looks whether somebody wants a pause to end, in seconds.
 _LOOK = 0.05
 
@@ -29,6 +32,14 @@ class Backoff:
     retries: int | None = None
     jitter: float = 0
 
+    def __post_init__(self) -> None:
+        for name in ("start", "step", "maximum"):
+            object.__setattr__(self, name, seconds(name, getattr(self, name)))
+        if self.retries is not None:
+            whole_number("retries", self.retries)
+        if not isinstance(self.jitter, (int, float)) or not 0 <= self.jitter <= 1:
+            raise ConfigurationError(f"jitter must be a number from 0 to 1: {self.jitter!r}")
+
     def __iter__(self) -> Iterator[float]:
         attempt = 0
         while self.retries is None or attempt < self.retries:
@@ -50,6 +61,12 @@ class Retry:
     attempts: int | None = None
     seconds: float | None = None
     backoff: Backoff = field(default=Backoff(start=0.05, step=0.15, maximum=1, jitter=0.5))
+
+    def __post_init__(self) -> None:
+        if self.attempts is not None:
+            whole_number("attempts", self.attempts)
+        if self.seconds is not None:
+            object.__setattr__(self, "seconds", seconds("seconds", self.seconds))
 
 
 class Attempts:

@@ -82,6 +82,16 @@ def seconds(what: str, value: object) -> float:
     return number
 
 
+def whole_number(what: str, value: object, least: int = 0) -> int:
+    """*value*, when it is a whole number, and not less than that.
+
+    :raises ConfigurationError: it isn't.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ConfigurationError(f"{what} must be a whole number, {least} or more: {value!r}")
+    return value
+
+
 def check_prefetch_count(count: object) -> int:
     """*count*, when AMQP can carry it."""
     if not isinstance(count, int) or not 0 <= count <= 65535:

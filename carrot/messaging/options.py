@@ -71,6 +71,9 @@ class Configurable(FunctionOptions):
         retry = options.get("retry")
         if retry is not None and not isinstance(retry, Retry):
             raise ConfigurationError(f"retry must be a Retry(attempts=…, seconds=…), not {retry!r}")
+        for name in ("encoder", "decoder", "on_decode_error"):
+            if (function := options.get(name)) is not None and not callable(function):
+                raise ConfigurationError(f"{name} must be a function, not {function!r}")
         for name, value in options.items():
             if value is not None:
                 setattr(self, name, value)

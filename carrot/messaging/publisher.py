@@ -25,7 +25,7 @@ from carrot.messaging.unique_ids import unique_id
 from carrot.recovery import recover
 from carrot.retry import Retry
 from carrot.serialization import RAW_TYPE, call_encoder, registry, to_bytes
-from carrot.values import seconds, short_string, table
+from carrot.values import seconds, short_string, table, whole_number
 
 _NONE_GIVEN = (None,) * 9
 # How many different envelopes a publisher remembers.
@@ -136,6 +136,7 @@ class Publisher(Configurable):
             raise ConfigurationError(
                 f"serializer={self.serializer!r} and encoder= are two ways to encode: give one"
             )
+        whole_number("confirm_window", self.confirm_window, least=1)
         if self.confirm_timeout is not None:
             self.confirm_timeout = seconds("confirm_timeout", self.confirm_timeout) or None
         self._envelopes: dict[tuple[Any, ...], Envelope] = {}

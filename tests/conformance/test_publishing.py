@@ -276,6 +276,21 @@ def test_retry_is_a_retry(connection, cls):
         cls(connection, retry=3)
 
 
+@pytest.mark.parametrize(
+    ("cls", "options", "says"),
+    [
+        (Publisher, {"encoder": 3}, "encoder must be a function, not 3"),
+        (Consumer, {"decoder": "json"}, "decoder must be a function, not 'json'"),
+        (Consumer, {"on_decode_error": 3}, "on_decode_error must be a function, not 3"),
+        (Publisher, {"confirm_window": 0}, "confirm_window must be a whole number, 1 or more: 0"),
+        (Publisher, {"confirm_window": 1.5}, "confirm_window must be a whole number"),
+    ],
+)
+def test_what_an_option_cannot_be_is_told_where_it_is_given(connection, cls, options, says):
+    with pytest.raises(ConfigurationError, match=says):
+        cls(connection, **options)
+
+
 def test_url_in_the_place_of_a_connection_is_told():
     for cls in (Publisher, Consumer):
         with pytest.raises(ConfigurationError, match=r"needs a connection.*BrokerConnection\("):

@@ -14,10 +14,11 @@ ROOT = Path(__file__).parents[2]
 # The lowest first. A name stands for the module and for the modules inside it; those of one entry
 # may import each other. A module may import what is in a lower line.
 LAYERS = (
-    ("carrot.exceptions", "carrot.functions", "carrot.utils", "carrot.retry", "carrot.threads"),
+    ("carrot.exceptions", "carrot.functions", "carrot.utils", "carrot.threads"),
+    ("carrot.values",),
+    ("carrot.retry",),
     ("carrot.deadline",),
     ("carrot.recovery",),
-    ("carrot.values",),
     ("carrot.routing", "carrot.serialization"),
     ("carrot.message", "carrot.settings"),
     (

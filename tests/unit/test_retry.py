@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 
 import pytest
 
+from carrot.exceptions import ConfigurationError
 from carrot.retry import Attempts, Backoff, Retry, pause, shorter
 
 
@@ -42,6 +44,23 @@ def test_jitter_leaves_a_part_of_each_wait_to_chance() -> None:
 
     assert all(0.5 <= wait <= 1 for wait in waits)
     assert len(set(waits)) > 900
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: Backoff(start=-1), "start must be a number of seconds, 0 or more: -1"),
+        (lambda: Backoff(maximum=None), "maximum must be a number of seconds"),
+        (lambda: Backoff(retries=1.5), "retries must be a whole number, 0 or more: 1.5"),
+        (lambda: Backoff(jitter=2), "jitter must be a number from 0 to 1: 2"),
+        (lambda: Backoff(jitter="much"), "jitter must be a number from 0 to 1: 'much'"),
+        (lambda: Retry(attempts=True), "attempts must be a whole number, 0 or more: True"),
+        (lambda: Retry(seconds="soon"), "seconds must be a number of seconds, 0 or more: 'soon'"),
+    ],
+)
+def test_numbers_that_cannot_be_are_told(make: Callable[[], object], says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        make()
 
 
 def test_attempts_end_with_their_number() -> None:
