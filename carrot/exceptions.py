@@ -440,7 +440,7 @@ class SerializationError(CarrotError):
 
 
 class EncodeError(SerializationError):
-    """The data, or a header, can't be encoded; nothing was sent."""
+    """The data, or a header, can't be encoded; the message was not sent."""
 
 
 class DecodeError(SerializationError):

@@ -262,7 +262,7 @@ def call_encoder(encoder: Encoder, data: Any, who: object) -> str | bytes:
 def _encode_error(exc: Exception, data: object, who: object) -> SerializationError:
     if isinstance(exc, SerializationError):
         return exc
-    return EncodeError(f"{who} can't encode this {type(data).__name__}: {exc} (nothing was sent)")
+    return EncodeError(f"{who} can't encode this {type(data).__name__}: {exc} (it was not sent)")
 
 
 def _wrong_type(encoded: object, who: object) -> EncodeError:

@@ -187,5 +187,10 @@ def merged(failures: Collection[PublishError]) -> PublishError:
     """One error for many: the first, of the gravest class, with everybody's messages."""
     first = min(failures, key=lambda failure: not isinstance(failure, Nacked))
     messages = [message for failure in failures for message in failure.messages]
-    more = f" (and {len(messages) - 1} more, see .messages)" if len(messages) > 1 else ""
-    return type(first)(f"{first}{more}", messages)
+    # It may stand for several itself.
+    text = str(first).removesuffix(_more(first.messages))
+    return type(first)(text + _more(messages), messages)
+
+
+def _more(messages: Collection[Message]) -> str:
+    return f" (and {len(messages) - 1} more, see .messages)" if len(messages) > 1 else ""

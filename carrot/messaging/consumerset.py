@@ -98,7 +98,11 @@ class ConsumerSet(Loop):
         """
         if binding_key is not None:
             options.setdefault("routing_key", binding_key)
-        consumer = Consumer(self.connection, queue, backend=self.backend, **options)
+        try:
+            consumer = Consumer(self.connection, queue, backend=self.backend, **options)
+        except TypeError as exc:
+            exc.add_note(f"That is said of the options of queue {queue!r}.")
+            raise
         self.add_consumer(consumer)
         return consumer
 

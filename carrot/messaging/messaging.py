@@ -76,6 +76,12 @@ class Messaging(Receiver):
         self.consumer.hand_to(self)
         self.backend = self.consumer.backend
 
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} queue={self.consumer.queue!r} "
+            f"exchange={self.publisher.exchange!r} on {self.connection!r}>"
+        )
+
     def send(
         self,
         message_data: Any,

@@ -302,6 +302,14 @@ def test_configurations_of_old_programs_are_understood(connection, unique):
 
 
 @pytest.mark.needs("auto_delete")
+def test_an_option_that_nobody_knows_is_told_with_its_queue(connection, unique):
+    queue = unique("queue")
+    with pytest.raises(TypeError, match="exchnage") as caught:
+        ConsumerSet(connection, from_dict={queue: {"exchnage": "typo"}})
+
+    assert caught.value.__notes__ == [f"That is said of the options of queue {queue!r}."]
+
+
 def test_consumer_whose_queue_goes_as_it_moves_is_declared_again(connection, unique):
     consumer = Consumer(connection, unique(), auto_delete=True)
     consumer.consume()

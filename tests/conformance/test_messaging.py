@@ -21,6 +21,13 @@ def test_what_it_sends_it_can_fetch(connection, names):
     assert (second.properties["delivery_mode"], second.headers) == (1, {"h": 1})
 
 
+def test_it_shows_its_queue_and_its_exchange(connection, names):
+    with Messaging(connection, **names) as messaging:
+        shown = repr(messaging)
+
+    assert f"queue={names['queue']!r} exchange={names['exchange']!r}" in shown
+
+
 def test_callbacks_run_when_enabled(connection, names):
     received = []
     with Messaging(connection, **names) as messaging:

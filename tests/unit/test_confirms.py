@@ -207,6 +207,12 @@ def test_many_failures_become_one_error_of_the_gravest_class() -> None:
     assert error.messages == (A, B, C)
 
 
+def test_errors_that_hold_many_failures_say_once_how_many() -> None:
+    first = merged([Nacked("full", [A]), Nacked("full", [B])])
+
+    assert str(merged([first, Nacked("full", [C])])) == "full (and 2 more, see .messages)"
+
+
 def test_one_failure_stays_as_it_is() -> None:
     error = merged([Unroutable("no queue", [A])])
 

@@ -131,7 +131,7 @@ def test_a_circle_cannot_be_encoded() -> None:
     circle: list[Any] = []
     circle.append(circle)
 
-    with pytest.raises(EncodeError, match="nothing was sent"):
+    with pytest.raises(EncodeError, match="it was not sent"):
         registry.encode(circle)
 
 
