@@ -286,7 +286,7 @@ class Queue:
         if self.in_line or not self.ready.size or self._expires_messages:
             return False
         consumer.receive(self.ready.pop())
-        return consumer.unacked == consumer.prefetch or not consumer.has_credit()
+        return not consumer.has_credit()
 
     def remove_consumer(self, consumer: Consumer) -> None:
         """The consumer ended; an auto-delete queue goes with its last one."""
