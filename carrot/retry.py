@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from math import inf
 
 from carrot.exceptions import ConfigurationError
 from carrot.values import seconds, whole_number
@@ -20,7 +21,7 @@ class Backoff:
 
     :param start: seconds before the second attempt.
     :param step: seconds added each time.
-    :param maximum: seconds that no wait exceeds.
+    :param maximum: seconds that no wait exceeds; ``math.inf``: they grow for ever.
     :param retries: how many waits there are; None never ends.
     :param jitter: which part of each wait is left to chance, from 0 to 1, so that many clients of
         a broker that comes back don't all come at once.
@@ -34,9 +35,10 @@ class Backoff:
 
     def __post_init__(self) -> None:
         for name in ("start", "step", "maximum"):
-            object.__setattr__(self, name, seconds(name, getattr(self, name)))
+            if name != "maximum" or self.maximum != inf:
+                object.__setattr__(self, name, seconds(name, getattr(self, name)))
         if self.retries is not None:
-            whole_number("retries", self.retries)
+            object.__setattr__(self, "retries", whole_number("retries", self.retries))
         if not isinstance(self.jitter, (int, float)) or not 0 <= self.jitter <= 1:
             raise ConfigurationError(f"jitter must be a number from 0 to 1: {self.jitter!r}")
 
@@ -64,7 +66,7 @@ class Retry:
 
     def __post_init__(self) -> None:
         if self.attempts is not None:
-            whole_number("attempts", self.attempts)
+            object.__setattr__(self, "attempts", whole_number("attempts", self.attempts))
         if self.seconds is not None:
             object.__setattr__(self, "seconds", seconds("seconds", self.seconds))
 

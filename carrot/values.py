@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from math import isfinite
-from typing import Any
+from operator import index
+from typing import Any, SupportsIndex
 
 from carrot.exceptions import ConfigurationError, EncodeError
 
@@ -87,9 +88,10 @@ def whole_number(what: str, value: object, least: int = 0) -> int:
 
     :raises ConfigurationError: it isn't.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    number = index(value) if isinstance(value, SupportsIndex) else least - 1
+    if isinstance(value, bool) or number < least:
         raise ConfigurationError(f"{what} must be a whole number, {least} or more: {value!r}")
-    return value
+    return number
 
 
 def check_prefetch_count(count: object) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from carrot.backends.lifecycle import DeliveryCallback, Entry, Lifecycle, Subscription
@@ -47,13 +47,13 @@ class Consuming(Lifecycle):
         callback: DeliveryCallback,
         consumer_tag: str,
         nowait: bool = False,
-        again: Callable[[], object] | None = None,
+        again: Callable[[CarrotError], object] | None = None,
     ) -> None:
         """Subscribe to *queue*: what it delivers is handed to *callback* by :meth:`dispatch`.
 
         :param nowait: accepted for old programs; the broker's answer is always awaited, so that
             a missing queue is told here.
-        :param again: what to call when the subscription is lost, to have it back; see
+        :param again: called when the subscription is lost, with the reason, to have it back; see
             :meth:`subscribe_lost_again`.
         :raises NotFound: no such queue.
         """
@@ -169,7 +169,7 @@ class Consuming(Lifecycle):
         limit: int | None = None,
         deadline: float | None = None,
         heal: Callable[[CarrotError, int], bool] | None = None,
-    ) -> Iterator[bool]:
+    ) -> ConsumeIterator:
         """Dispatch deliveries, one at each step, waiting for them when there are none.
 
         :param limit: stop after this many; None goes on until :meth:`stop` or :meth:`close`, or
@@ -177,7 +177,7 @@ class Consuming(Lifecycle):
         :param deadline: as ``time.monotonic()`` counts; then it raises OperationTimeout.
         :param heal: called with the error when the connection, the channel or a consumer is
             gone, and with what :meth:`is_stopping` wants; returns True when the consumers are
-            there again.
+            there again, for which :meth:`subscribe_lost_again` cares.
         """
         return ConsumeIterator(self, limit, deadline, heal)
 
@@ -223,13 +223,22 @@ class Consuming(Lifecycle):
     def subscribe_lost_again(self) -> None:
         """Have all that ended unasked subscribed again, whoever waits for it, in any thread.
 
-        A subscription that came without *again* is forgotten: its owner has been told.
+        What has no *again*, or is not there again after it, is forgotten.
+
+        :raises CarrotError: one of them could not be had again.
         """
         for tag, why in tuple(self._lost.items()):
-            if (again := self._wanted.get(tag)) is not None:
-                again()
-            if self._lost.get(tag) is why:
-                self._forget_wanted(tag)
+            with self.unchanged():
+                if self._lost.get(tag) is not why:
+                    continue  # another thread was faster
+                if (again := self._wanted.get(tag)) is not None:
+                    again(why)
+                if self._lost.get(tag) is why:
+                    self._forget_wanted(tag)
+
+    def _is_missing(self) -> bool:
+        """Whether a subscription is lost that somebody waits for."""
+        return not self._wanted.keys().isdisjoint(self._lost)
 
     def _wait_for_delivery(self, timeout: float | None, stops: int) -> bool:
         """Wait until there may be one; False: there will be none.
@@ -238,7 +247,7 @@ class Consuming(Lifecycle):
         """
 
         def ready() -> bool:
-            return self._stops != stops or self.is_ready or bool(self._lost) or not self._wanted
+            return self._stops != stops or self.is_ready or self._is_missing() or not self._wanted
 
         if self._transport is not None and not ready():
             try:
@@ -252,8 +261,9 @@ class Consuming(Lifecycle):
             return False
         self._raise_failure()
         # Each of the threads that wait here is told, with an error of its own.
-        for why in tuple(self._lost.values()):
-            raise type(why)(str(why))
+        for tag, why in tuple(self._lost.items()):
+            if tag in self._wanted:
+                raise type(why)(str(why))
         return bool(self._wanted or self.inbox)
 
     def _drop_what_will_be_redelivered(self) -> None:

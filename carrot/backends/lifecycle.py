@@ -116,7 +116,7 @@ class Lifecycle(Topology):
         self._is_confirming = False
         self._subscriptions: dict[str, Subscription] = {}
         # The tags of those that somebody waits for, subscribed, or lost and to be healed: how.
-        self._wanted: dict[str, Callable[[], object] | None] = {}
+        self._wanted: dict[str, Callable[[CarrotError], object] | None] = {}
         # Those that ended unasked, by their tag, and why; until they begin again, or are cancelled.
         self._lost: dict[str, CarrotError] = {}
         self._paused = False

@@ -25,6 +25,7 @@ class ConsumeIterator(Iterator[bool]):
 
     :param limit: the number of steps; None goes on until there is nothing to wait for.
     :param deadline: as ``time.monotonic()`` counts; then it raises OperationTimeout.
+    :ivar stops: how many stops were heeded when it was made.
     :param heal: called with what the waiting raises, and with how many stops were heeded when the
         loop began; True: everything is as before, go on. None: there is no help.
     """
@@ -39,12 +40,12 @@ class ConsumeIterator(Iterator[bool]):
         self.backend = backend
         self.remaining = limit
         # One stop() ends all loops that run, in whatever threads.
-        self._stops = backend.stops_heeded
+        self.stops = backend.stops_heeded
         self._deadline = deadline
         self._healer = heal
 
     def _heal(self, error: CarrotError) -> bool:
-        return self._healer is not None and self._healer(error, self._stops)
+        return self._healer is not None and self._healer(error, self.stops)
 
     def __next__(self) -> bool:
         if self.remaining is not None:
@@ -58,7 +59,7 @@ class ConsumeIterator(Iterator[bool]):
             if self._deadline is not None:
                 timeout = max(0.0, self._deadline - time.monotonic())
             try:
-                entry = backend.next_delivery(timeout, self._stops)
+                entry = backend.next_delivery(timeout, self.stops)
             except CarrotError as exc:
                 if not self._heal(exc):
                     raise

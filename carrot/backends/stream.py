@@ -211,12 +211,13 @@ class StreamTransport(BaseTransport):
         with self._numbers:
             if self._lost is not None:
                 return
+            # First: whatever comes between, it is never taken for open.
+            self.is_open = False
             self._lost = ConnectionLost(
                 f"the connection to {self._where} is gone: {cause}; what was not confirmed or "
                 "acked may not have arrived"
             )
             self._lost.__cause__ = cause
-            self.is_open = False
             self._close_channels()
         # Wakes whoever is reading, who then wakes the others.
         self._link.close()
@@ -475,8 +476,8 @@ class StreamTransport(BaseTransport):
 
     def disown(self) -> None:
         self._renew_locks()
-        self._lost = ConnectionLost("the connection is the parent process's")
         self.is_open = False
+        self._lost = ConnectionLost("the connection is the parent process's")
         self._close_channels()
         self._link.abandon()
 

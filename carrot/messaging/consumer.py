@@ -11,6 +11,7 @@ from carrot.backends.base import BaseBackend
 from carrot.connection import BrokerConnection
 from carrot.deadline import until
 from carrot.exceptions import (
+    CarrotError,
     ChannelError,
     ConfigurationError,
     SerializationError,
@@ -18,6 +19,7 @@ from carrot.exceptions import (
 from carrot.message import Message
 from carrot.messaging.receiver import Callback, ErrorCallback, Loop, Receiver
 from carrot.messaging.unique_ids import unique_id
+from carrot.recovery import passes
 from carrot.retry import Retry
 from carrot.values import SHORT_STRING_BYTES, check_prefetch_count, required_name, seconds
 
@@ -320,7 +322,7 @@ class Consumer(Loop):
                 no_ack=self.no_ack if no_ack is None else no_ack,
                 callback=callback or self._receive_callback,
                 consumer_tag=tag,
-                again=self._subscribe_again,
+                again=self._restore,
             )
             if tag != former:
                 self.consumer_tag = tag
@@ -369,6 +371,17 @@ class Consumer(Loop):
     def _subscribe_again(self) -> None:
         self.forget_declaration()
         self.consume(**self._consume_options)
+
+    def _restore(self, why: CarrotError) -> None:
+        """Subscribe again in the loop of another on the same channel, if that is wanted."""
+        if self._closed or not self._is_curable(why):
+            return
+        try:
+            self._subscribe_again()
+        except CarrotError as exc:
+            if not (passes(exc) or self._is_curable(exc)):
+                self.backend.cancel(self.consumer_tag)  # told now, and not once more
+            raise
 
     def forget_declaration(self) -> None:
         """What was declared may be gone: declare it again before the next subscription."""

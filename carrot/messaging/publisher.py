@@ -136,7 +136,7 @@ class Publisher(Configurable):
             raise ConfigurationError(
                 f"serializer={self.serializer!r} and encoder= are two ways to encode: give one"
             )
-        whole_number("confirm_window", self.confirm_window, least=1)
+        self.confirm_window = whole_number("confirm_window", self.confirm_window, least=1)
         if self.confirm_timeout is not None:
             self.confirm_timeout = seconds("confirm_timeout", self.confirm_timeout) or None
         self._envelopes: dict[tuple[Any, ...], Envelope] = {}

@@ -145,15 +145,18 @@ class Loop(Receiver):
             raise ConfigurationError(f"limit must be a whole number, or None: {limit!r}")
         deadline = _deadline(timeout)
         self._is_cancelled = False
+        # As it is now: a stop() that comes while this subscribes may be heeded by another's loop.
+        stops = self.backend.stops_heeded
         this = object()
         try:
             with until(deadline):
                 self._begin_waiting(this)
             if limit is not None and limit > 0 and not self.channel_open:
-                self._subscribing(lambda: self._subscribe_for(limit), deadline)
+                self._subscribing(lambda: self._subscribe_for(limit), stops, deadline)
             left = {} if deadline is None else {"timeout": max(0.0, deadline - time.monotonic())}
-            for _ in self.iterconsume(limit, **left):
-                pass
+            if not self.backend.is_stopping(stops):
+                for _ in self.iterconsume(limit, **left):
+                    pass
         finally:
             self.backend.forget_stop()
             if this in self._waiting:  # else it has not begun, and another's is not its to end
@@ -196,14 +199,17 @@ class Loop(Receiver):
     ) -> Iterator[bool]:
         deadline = _deadline(timeout)
         self._is_cancelled = False
-        self._subscribing(subscribe, deadline)
+        # First, as in wait().
         heal = partial(self._heal, deadline=deadline)
-        return self.backend.consume(limit=limit, deadline=deadline, heal=heal)
+        iterator = self.backend.consume(limit=limit, deadline=deadline, heal=heal)
+        self._subscribing(subscribe, iterator.stops, deadline)
+        return iterator
 
     # -- the connection, lost and found
 
-    def _subscribing(self, subscribe: Callable[[], object], deadline: float | None) -> None:
-        stops = self.backend.stops_heeded
+    def _subscribing(
+        self, subscribe: Callable[[], object], stops: int, deadline: float | None
+    ) -> None:
         try:
             with until(deadline):
                 subscribe()
@@ -253,10 +259,10 @@ class Loop(Receiver):
     def _subscribe_if_wanted(self) -> None:
         if not self._is_cancelled:
             self._subscribe_again()
-        if self._is_cancelled:
-            self.cancel()  # meanwhile
         # Others may share the channel, and have no loop of their own.
         self.backend.subscribe_lost_again()
+        if self._is_cancelled:
+            self.cancel()  # meanwhile
 
     def _is_curable(self, error: Exception) -> bool:
         if isinstance(error, ConsumerCancelled):

@@ -301,7 +301,6 @@ def test_configurations_of_old_programs_are_understood(connection, unique):
     assert configuration["ignored"]["queue"] == queue
 
 
-@pytest.mark.needs("auto_delete")
 def test_an_option_that_nobody_knows_is_told_with_its_queue(connection, unique):
     queue = unique("queue")
     with pytest.raises(TypeError, match="exchnage") as caught:
@@ -310,6 +309,7 @@ def test_an_option_that_nobody_knows_is_told_with_its_queue(connection, unique):
     assert caught.value.__notes__ == [f"That is said of the options of queue {queue!r}."]
 
 
+@pytest.mark.needs("auto_delete")
 def test_consumer_whose_queue_goes_as_it_moves_is_declared_again(connection, unique):
     consumer = Consumer(connection, unique(), auto_delete=True)
     consumer.consume()

@@ -4,7 +4,12 @@ import threading
 
 import pytest
 
-from carrot.exceptions import ConsumerCancelled, NotFound, OperationTimeout
+from carrot.exceptions import (
+    ConsumerCancelled,
+    NotFound,
+    OperationTimeout,
+    PreconditionFailed,
+)
 from carrot.messaging import Consumer, Publisher
 from tests.waiting import eventually
 
@@ -395,6 +400,34 @@ def test_threads_with_a_consumer_each_on_one_channel_go_on_when_the_queues_were_
     assert list(received.values()) == [list(range(5))] * 2
 
 
+def test_stop_ends_the_loop_that_was_subscribing_when_another_heeded_it(
+    two_on_a_channel, monkeypatch
+):
+    (slow, quick), _ = two_on_a_channel
+    backend, subscribe = quick.backend, quick.backend._subscribe
+    begun = threading.Event()
+
+    def subscribe_slowly(channel, queue, *args):
+        if queue == slow.queue:
+            begun.set()
+            eventually(lambda: backend.stops_heeded == 1, 10)
+        subscribe(channel, queue, *args)
+
+    def stop():
+        eventually(lambda: quick.channel_open, 10)
+        starter.start()
+        begun.wait(10)
+        quick.stop()
+
+    starter = threading.Thread(target=slow.wait)
+    monkeypatch.setattr(backend, "_subscribe", subscribe_slowly)
+
+    run(quick.wait, stop)
+    starter.join(10)
+
+    assert not starter.is_alive()
+
+
 @pytest.mark.needs("deletion")
 def test_a_cancelled_consumer_stays_so_while_another_on_its_channel_is_healed(
     two_on_a_channel, connect
@@ -414,3 +447,95 @@ def test_a_cancelled_consumer_stays_so_while_another_on_its_channel_is_healed(
 
     assert not gone.channel_open
     assert received[there.queue] == [0, 1]
+
+
+def lose(consumer, connect):
+    """Its queue is gone, and its channel has heard of it."""
+    with connect() as other:
+        other.create_backend().queue_delete(consumer.queue)
+    with pytest.raises(ConsumerCancelled):
+        consumer.backend.next_delivery(10)
+
+
+@pytest.mark.needs("deletion", "inspection")
+def test_a_consumer_that_cannot_be_had_again_is_told_once_by_the_loop_of_another(
+    two_on_a_channel, connect
+):
+    (gone, there), received = two_on_a_channel
+    gone.consume()
+    there.consume()
+    lose(gone, connect)
+    with connect() as other:
+        other.create_backend().queue_declare(gone.queue, False, False, False)
+
+        with pytest.raises(PreconditionFailed, match=gone.queue):
+            there.wait(timeout=10)
+
+    Publisher(there.connection, "").send("goes on", there.queue)
+    there.wait(limit=1, timeout=10)
+    assert received[there.queue] == ["goes on"]
+
+
+@pytest.mark.needs("deletion", "inspection")
+@pytest.mark.parametrize("leave", ["close", "cancel", "raise_on_cancel"])
+def test_a_lost_consumer_that_nobody_wants_again_is_left_alone_by_the_loop_of_another(
+    two_on_a_channel, connect, leave
+):
+    (gone, there), received = two_on_a_channel
+    gone.consume()
+    there.consume()
+    lose(gone, connect)
+    Publisher(there.connection, "").send("goes on", there.queue)
+
+    if leave == "raise_on_cancel":
+        gone.raise_on_cancel = True
+    else:
+        getattr(gone, leave)()
+    there.wait(limit=1, timeout=10)
+
+    assert received == {gone.queue: [], there.queue: ["goes on"]}
+    assert not gone.channel_open
+    assert not there.backend.queue_exists(gone.queue)
+
+
+@pytest.mark.needs("deletion", "inspection")
+def test_cancel_while_the_loop_of_another_has_a_consumer_back_ends_it(
+    two_on_a_channel, connect, monkeypatch
+):
+    (gone, there), _ = two_on_a_channel
+    gone.consume()
+    there.consume()
+    begun, backend = threading.Event(), there.backend
+    subscribe = backend._subscribe
+
+    def subscribe_slowly(channel, queue, *args):
+        if queue == gone.queue:
+            begun.set()
+            eventually(lambda: gone._is_cancelled, 10)
+        subscribe(channel, queue, *args)
+
+    def cancel():
+        begun.wait(10)
+        gone.cancel()
+        there.stop()
+
+    lose(gone, connect)
+    monkeypatch.setattr(backend, "_subscribe", subscribe_slowly)
+
+    run(lambda: there.wait(timeout=30), cancel)
+
+    assert not gone.channel_open
+
+
+@pytest.mark.needs("deletion", "inspection")
+def test_a_loss_that_nobody_waits_for_ends_no_loop_and_starts_none(two_on_a_channel, connect):
+    (gone, there), received = two_on_a_channel
+    there.consume()
+    there.backend._lost[gone.consumer_tag] = ConsumerCancelled("told as it was cancelled")
+    Publisher(there.connection, "").send("goes on", there.queue)
+
+    there.wait(limit=1, timeout=10)
+    there.cancel()
+
+    assert received[there.queue] == ["goes on"]
+    assert there.backend.next_delivery(10) is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import islice
+from math import inf
 
 import pytest
 
@@ -18,6 +19,7 @@ from carrot.retry import Attempts, Backoff, Retry, pause, shorter
         (Backoff(retries=3), [2, 4, 6]),
         (Backoff(5, 0, 30, retries=3), [5, 5, 5]),
         (Backoff(10, 1, 3, retries=2), [3, 3]),
+        (Backoff(1, 1, inf, retries=3), [1, 2, 3]),
         (Backoff(0, 0.5, 1, retries=4), [0, 0.5, 1, 1]),
         (Backoff(retries=0), []),
     ],
