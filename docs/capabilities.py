@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-
 from docutils import nodes
 from docutils.statemachine import StringList
 from sphinx.application import Sphinx
@@ -55,7 +53,7 @@ def table() -> list[str]:
 
     :raises LookupError: a field of Capabilities that has no meaning here, or the other way round.
     """
-    known = {field.name for field in fields(Capabilities)}
+    known = set(Capabilities._fields)
     if odd := known ^ MEANINGS.keys():
         raise LookupError(f"docs/capabilities.py and Capabilities differ in {sorted(odd)}")
     columns = drivers()
