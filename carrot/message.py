@@ -262,6 +262,12 @@ class Outgoing(Message):
         self.shared = shared
         self.message_id = message_id
 
+    def __repr__(self) -> str:
+        return (
+            f"<{type(self).__name__} {len(self.body)} bytes, content_type={self.content_type!r}, "
+            f"message_id={self.message_id!r}>"
+        )
+
     @property
     def properties(self) -> dict[str, Any]:
         """AMQP's basic properties by name, as the wire has them."""

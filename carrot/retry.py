@@ -69,6 +69,8 @@ class Retry:
             object.__setattr__(self, "attempts", whole_number("attempts", self.attempts))
         if self.seconds is not None:
             object.__setattr__(self, "seconds", seconds("seconds", self.seconds))
+        if not hasattr(type(self.backoff), "__iter__"):
+            raise ConfigurationError(f"backoff must be a Backoff(…), not {self.backoff!r}")
 
 
 class Attempts:

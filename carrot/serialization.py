@@ -116,6 +116,10 @@ class SerializerRegistry:
         """The names that ``serializer=`` and ``accept=`` take."""
         return sorted(self._by_name)
 
+    def check_name(self, name: str) -> None:
+        """:raises SerializerNotInstalled: no serializer has that name."""
+        self._find(name)
+
     def encode(self, data: Any, serializer: str | None = None) -> tuple[str, str, bytes]:
         """Content type, content encoding and body for *data*.
 

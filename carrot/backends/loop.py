@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from carrot.exceptions import CarrotError, ConnectionLost
+from carrot.exceptions import CarrotError, ConnectionLost, OperationTimeout
 from carrot.message import Message
 
 
@@ -57,7 +57,9 @@ class ConsumeIterator(Iterator[bool]):
         while True:
             timeout = None
             if self._deadline is not None:
-                timeout = max(0.0, self._deadline - time.monotonic())
+                timeout = self._deadline - time.monotonic()
+                if timeout <= 0:
+                    raise OperationTimeout("the timeout is over, and not all was processed")
             try:
                 entry = backend.next_delivery(timeout, self.stops)
             except CarrotError as exc:

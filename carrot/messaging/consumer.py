@@ -21,6 +21,7 @@ from carrot.messaging.receiver import Callback, ErrorCallback, Loop, Receiver
 from carrot.messaging.unique_ids import unique_id
 from carrot.recovery import passes
 from carrot.retry import Retry
+from carrot.serialization import registry
 from carrot.values import SHORT_STRING_BYTES, check_prefetch_count, required_name, seconds
 
 
@@ -147,6 +148,9 @@ class Consumer(Loop):
             raise ConfigurationError(
                 f"accept must be a list of names, not text: write accept=[{self.accept!r}]"
             )
+        for name in self.accept or ():
+            if "/" not in str(name):
+                registry.check_name(name)
         self.consumer_tag = self._generate_consumer_tag()
         self._has_consumed = False
         self._consume_options: dict[str, Any] = {}

@@ -78,7 +78,13 @@ class ConsumerSet(Loop):
     # -- its consumers
 
     def add_consumer(self, consumer: Consumer) -> None:
-        """Add a consumer; while the set consumes, it is subscribed at once."""
+        """Add a consumer; while the set consumes, it is subscribed at once.
+
+        :raises ConfigurationError: it is none, or works with another broker.
+        """
+        if not isinstance(consumer, Consumer):
+            raise ConfigurationError(f"a ConsumerSet takes Consumer objects, not {consumer!r}")
+        self._check_channel(consumer.connection, self.backend)
         self.consumers.append(consumer)
         if self._is_consuming:
             self._subscribe(consumer)

@@ -28,9 +28,23 @@ class Configurable(FunctionOptions):
                 f"{type(self).__name__} needs a connection, not {type(connection).__name__}: "
                 "pass BrokerConnection(…), which takes a URL too"
             )
+        if backend is not None:
+            self._check_channel(connection, backend)
         self.connection = connection
         self._owns_backend = backend is None
         self.backend = connection.create_backend() if backend is None else backend
+
+    def _check_channel(self, connection: BrokerConnection, backend: Any) -> None:
+        if isinstance(backend, (BrokerConnection, str)):
+            raise ConfigurationError(
+                f"backend= takes a channel, such as connection.channel(), and not {backend!r}"
+            )
+        other = getattr(backend, "connection", None)
+        if isinstance(other, BrokerConnection) and other.settings != connection.settings:
+            raise ConfigurationError(
+                f"the channel is of another connection: {type(self).__name__} works over "
+                f"{connection!r}, and its channel over {other!r}"
+            )
 
     def _follow_connection(self) -> None:
         """After ``connection`` was replaced, work over the new one."""
@@ -71,7 +85,7 @@ class Configurable(FunctionOptions):
         retry = options.get("retry")
         if retry is not None and not isinstance(retry, Retry):
             raise ConfigurationError(f"retry must be a Retry(attempts=…, seconds=…), not {retry!r}")
-        for name in ("encoder", "decoder", "on_decode_error"):
+        for name in self.function_options:
             if (function := options.get(name)) is not None and not callable(function):
                 raise ConfigurationError(f"{name} must be a function, not {function!r}")
         for name, value in options.items():

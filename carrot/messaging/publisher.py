@@ -260,6 +260,11 @@ class Publisher(Configurable):
         :raises PublishError: Unroutable or Nacked, after all were sent; the ones not taken are
             in ``.messages``.
         """
+        if isinstance(messages, (str, bytes, bytearray, Mapping)):
+            raise ConfigurationError(
+                f"send_many() takes a list of messages, and a {type(messages).__name__} is one: "
+                "use send()"
+            )
         envelope = self.envelope(**options)
         with self.batch() as batch:
             for data in messages:
@@ -460,7 +465,8 @@ class Publisher(Configurable):
     @classmethod
     def _delivery_mode(cls, mode: Any) -> int:
         try:
-            return cls.DELIVERY_MODES[mode]
+            # True is 1, and would mean transient.
+            return cls.DELIVERY_MODES[repr(mode) if isinstance(mode, bool) else mode]
         except (KeyError, TypeError):
             raise ConfigurationError(
                 f"delivery_mode can't be {mode!r}: use 2 or 'persistent', 1 or 'transient'"

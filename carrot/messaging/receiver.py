@@ -57,6 +57,7 @@ class Receiver(Configurable):
         if callable(given) or isinstance(given, str):
             raise ConfigurationError(f"callbacks must be a list of functions, not {given!r}")
         self.callbacks = [_checked(callback) for callback in given]
+        _checked(self.receive)
 
     def register_callback(self, callback: Callback) -> None:
         """Call ``callback(message_data, message)`` with each message."""

@@ -2,6 +2,7 @@
 
 import pytest
 
+from carrot.connection import BrokerConnection
 from carrot.exceptions import ConfigurationError, ConsumerNotFound, DecodeError
 from carrot.messaging import Consumer, ConsumerSet, Publisher
 
@@ -299,6 +300,24 @@ def test_configurations_of_old_programs_are_understood(connection, unique):
 
     assert received == ["v"]
     assert configuration["ignored"]["queue"] == queue
+
+
+@pytest.mark.parametrize("odd", [Consumer, "queue"])
+def test_what_is_no_consumer_is_refused_and_the_set_can_be_closed(connection, odd):
+    with (
+        ConsumerSet(connection) as consumers,
+        pytest.raises(ConfigurationError, match="takes Consumer objects"),
+    ):
+        consumers.add_consumer(odd)
+
+
+def test_consumer_of_another_broker_is_refused(connection):
+    with (
+        ConsumerSet(connection) as consumers,
+        Consumer(BrokerConnection("memory://elsewhere/other"), auto_declare=False) as other,
+        pytest.raises(ConfigurationError, match="of another connection"),
+    ):
+        consumers.add_consumer(other)
 
 
 def test_an_option_that_nobody_knows_is_told_with_its_queue(connection, unique):

@@ -15,6 +15,7 @@ from carrot.exceptions import (
     ConnectionLost,
     ConsumerCancelled,
     NotFound,
+    OperationTimeout,
 )
 from carrot.messaging import Consumer, Publisher
 from tests.waiting import eventually
@@ -101,6 +102,32 @@ def test_subclass_receives_without_callbacks(feed, connection):
     consumer.wait(limit=1)
 
     assert consumer.received == {"url": "x"}
+
+
+def test_timeout_of_the_loop_holds_while_messages_are_at_hand(feed):
+    received = []
+
+    def work(data, message):
+        message.ack()
+        received.append(data)
+        time.sleep(0.05)
+
+    feed.consumer.register_callback(work)
+    feed.publisher.send_many(range(60))
+
+    with pytest.raises(OperationTimeout):
+        feed.consumer.wait(timeout=1)
+
+    assert len(received) < 60
+
+
+def test_coroutine_for_receive_is_refused(connection):
+    class Worker(Consumer):
+        async def receive(self, message_data, message):
+            message.ack()
+
+    with pytest.raises(ConfigurationError, match="plain function"):
+        Worker(connection)
 
 
 def test_without_callbacks_the_error_says_what_to_do_and_nothing_is_lost(feed, connection):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from carrot.connection import BrokerConnection
 from carrot.exceptions import (
     ChannelError,
     ConfigurationError,
@@ -9,9 +10,10 @@ from carrot.exceptions import (
     Nacked,
     NotFound,
     NotSupported,
+    SerializerNotInstalled,
     Unroutable,
 )
-from carrot.messaging import Consumer, Publisher
+from carrot.messaging import Consumer, ConsumerSet, Publisher
 
 
 def test_what_is_sent_is_received(feed):
@@ -284,11 +286,34 @@ def test_retry_is_a_retry(connection, cls):
         (Consumer, {"on_decode_error": 3}, "on_decode_error must be a function, not 3"),
         (Publisher, {"confirm_window": 0}, "confirm_window must be a whole number, 1 or more: 0"),
         (Publisher, {"confirm_window": 1.5}, "confirm_window must be a whole number"),
+        (Publisher, {"delivery_mode": True}, "delivery_mode can't be True"),
+        (Publisher, {"backend": "memory"}, "backend= takes a channel.*and not 'memory'"),
     ],
 )
 def test_what_an_option_cannot_be_is_told_where_it_is_given(connection, cls, options, says):
     with pytest.raises(ConfigurationError, match=says):
         cls(connection, **options)
+
+
+def test_a_serializer_that_nobody_knows_is_not_accepted(connection):
+    with pytest.raises(SerializerNotInstalled, match="'jsno'"):
+        Consumer(connection, accept=["application/x-mine", "jsno"])
+
+
+@pytest.mark.parametrize("cls", [Publisher, Consumer, ConsumerSet])
+def test_a_channel_of_another_broker_is_refused(connection, cls):
+    other = BrokerConnection("memory://elsewhere/other")
+
+    with pytest.raises(ConfigurationError, match=r"of another connection.*elsewhere"):
+        cls(connection, backend=other.channel())
+    with pytest.raises(ConfigurationError, match="takes a channel"):
+        cls(connection, backend=connection)
+
+
+@pytest.mark.parametrize("one", ["text", b"bytes", {"a": 1}])
+def test_send_many_takes_no_single_message(feed, one):
+    with pytest.raises(ConfigurationError, match=f"a {type(one).__name__} is one"):
+        feed.publisher.send_many(one)
 
 
 def test_url_in_the_place_of_a_connection_is_told():

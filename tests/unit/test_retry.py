@@ -57,6 +57,7 @@ def test_jitter_leaves_a_part_of_each_wait_to_chance() -> None:
         (lambda: Backoff(jitter=2), "jitter must be a number from 0 to 1: 2"),
         (lambda: Backoff(jitter="much"), "jitter must be a number from 0 to 1: 'much'"),
         (lambda: Retry(attempts=True), "attempts must be a whole number, 0 or more: True"),
+        (lambda: Retry(backoff=3), "backoff must be a Backoff.*not 3"),
         (lambda: Retry(seconds="soon"), "seconds must be a number of seconds, 0 or more: 'soon'"),
     ],
 )
