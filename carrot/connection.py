@@ -30,7 +30,7 @@ from carrot.settings import (
     is_url,
     parse_url,
 )
-from carrot.values import seconds
+from carrot.values import check_function, seconds
 
 __all__ = [
     "AMQPConnection",
@@ -165,8 +165,7 @@ class BrokerConnection(FunctionOptions):
         }
         for name, watcher in watchers.items():
             if watcher is not None:
-                if not callable(watcher):
-                    raise ConfigurationError(f"{name} must be a function, not {watcher!r}")
+                check_function(name, watcher)
                 setattr(self, name, watcher)
         self._transport: BaseTransport | None = None
         self._was_open = self._closed = False

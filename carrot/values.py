@@ -94,6 +94,12 @@ def whole_number(what: str, value: object, least: int = 0) -> int:
     return number
 
 
+def check_function(what: str, value: object) -> None:
+    """:raises ConfigurationError: *value* can't be called."""
+    if not callable(value):
+        raise ConfigurationError(f"{what} must be a function, not {value!r}")
+
+
 def check_prefetch_count(count: object) -> int:
     """*count*, when AMQP can carry it."""
     if not isinstance(count, int) or not 0 <= count <= 65535:

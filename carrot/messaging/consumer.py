@@ -19,7 +19,6 @@ from carrot.exceptions import (
 from carrot.message import Message
 from carrot.messaging.receiver import Callback, ErrorCallback, Loop, Receiver
 from carrot.messaging.unique_ids import unique_id
-from carrot.recovery import passes
 from carrot.retry import Retry
 from carrot.serialization import registry
 from carrot.values import SHORT_STRING_BYTES, check_prefetch_count, required_name, seconds
@@ -383,7 +382,7 @@ class Consumer(Loop):
         try:
             self._subscribe_again()
         except CarrotError as exc:
-            if not (passes(exc) or self._is_curable(exc)):
+            if not self._is_worth_another(exc):
                 self.backend.cancel(self.consumer_tag)  # told now, and not once more
             raise
 

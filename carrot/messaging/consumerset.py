@@ -84,7 +84,7 @@ class ConsumerSet(Loop):
         """
         if not isinstance(consumer, Consumer):
             raise ConfigurationError(f"a ConsumerSet takes Consumer objects, not {consumer!r}")
-        self._check_channel(consumer.connection, self.backend)
+        consumer._check_channel(self.backend)
         self.consumers.append(consumer)
         if self._is_consuming:
             self._subscribe(consumer)

@@ -11,6 +11,7 @@ from carrot.exceptions import CarrotError, ConfigurationError, ConnectionLost, N
 from carrot.functions import FunctionOptions
 from carrot.retry import Retry
 from carrot.routing import check_exchange_type
+from carrot.values import check_function
 
 
 class Configurable(FunctionOptions):
@@ -28,22 +29,22 @@ class Configurable(FunctionOptions):
                 f"{type(self).__name__} needs a connection, not {type(connection).__name__}: "
                 "pass BrokerConnection(…), which takes a URL too"
             )
-        if backend is not None:
-            self._check_channel(connection, backend)
         self.connection = connection
+        if backend is not None:
+            self._check_channel(backend)
         self._owns_backend = backend is None
         self.backend = connection.create_backend() if backend is None else backend
 
-    def _check_channel(self, connection: BrokerConnection, backend: Any) -> None:
+    def _check_channel(self, backend: Any) -> None:
         if isinstance(backend, (BrokerConnection, str)):
             raise ConfigurationError(
                 f"backend= takes a channel, such as connection.channel(), and not {backend!r}"
             )
         other = getattr(backend, "connection", None)
-        if isinstance(other, BrokerConnection) and other.settings != connection.settings:
+        if isinstance(other, BrokerConnection) and other.settings != self.connection.settings:
             raise ConfigurationError(
                 f"the channel is of another connection: {type(self).__name__} works over "
-                f"{connection!r}, and its channel over {other!r}"
+                f"{self.connection!r}, and its channel over {other!r}"
             )
 
     def _follow_connection(self) -> None:
@@ -86,8 +87,8 @@ class Configurable(FunctionOptions):
         if retry is not None and not isinstance(retry, Retry):
             raise ConfigurationError(f"retry must be a Retry(attempts=…, seconds=…), not {retry!r}")
         for name in self.function_options:
-            if (function := options.get(name)) is not None and not callable(function):
-                raise ConfigurationError(f"{name} must be a function, not {function!r}")
+            if (function := options.get(name)) is not None:
+                check_function(name, function)
         for name, value in options.items():
             if value is not None:
                 setattr(self, name, value)

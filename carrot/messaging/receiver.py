@@ -232,8 +232,7 @@ class Loop(Receiver):
                 self._subscribe_if_wanted,
                 replace(retry, seconds=left) if is_shorter else retry,
                 lambda: self._is_over(stops, deadline),
-                # What happened to an earlier channel may only be told now.
-                lambda exc: passes(exc) or self._is_curable(exc),
+                self._is_worth_another,
             )
         except (ConnectionLost, ConnectionFailed, OperationTimeout) as exc:
             gave_up = retry.attempts is not None or not self.connection.may_reconnect
@@ -264,6 +263,11 @@ class Loop(Receiver):
         self.backend.subscribe_lost_again()
         if self._is_cancelled:
             self.cancel()  # meanwhile
+
+    def _is_worth_another(self, error: Exception) -> bool:
+        """Whether to try once more after an attempt that ended so."""
+        # What happened to an earlier channel may only be told now.
+        return passes(error) or self._is_curable(error)
 
     def _is_curable(self, error: Exception) -> bool:
         if isinstance(error, ConsumerCancelled):

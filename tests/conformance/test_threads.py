@@ -34,13 +34,41 @@ def run(*targets):
         raise errors[0]
 
 
-def lose_queue(feed, connection):
-    """Its consumer has begun, and heard that the queue is gone."""
-    feed.consumer.consume()
-    connection.create_backend().queue_delete(feed.queue)
+def lose_queue(consumer, connection):
+    """Its queue is deleted over *connection*, and its channel has heard of it."""
+    connection.create_backend().queue_delete(consumer.queue)
     with pytest.raises(ConsumerCancelled):
-        feed.consumer.backend.next_delivery(10)
-    feed.consumer.forget_declaration()
+        consumer.backend.next_delivery(10)
+
+
+def hold_and_stop(feed):
+    """What its consumer receives; "hold" takes until the event is set, "last" ends the loops."""
+    received, go_on = [], threading.Event()
+
+    def receive(data, message):
+        message.ack()
+        received.append(data)
+        if data == "hold":
+            go_on.wait(10)
+        elif data == "last":
+            feed.consumer.stop()
+
+    feed.consumer.register_callback(receive)
+    return received, go_on
+
+
+def subscribe_slowly(monkeypatch, consumer, until):
+    """Its subscription waits until that is true; the event says that it has begun."""
+    backend, subscribe, begun = consumer.backend, consumer.backend._subscribe, threading.Event()
+
+    def slowly(channel, queue, *args):
+        if queue == consumer.queue:
+            begun.set()
+            eventually(until, 10)
+        subscribe(channel, queue, *args)
+
+    monkeypatch.setattr(backend, "_subscribe", slowly)
+    return begun
 
 
 def test_threads_publish_confirmed_on_one_connection_while_others_provoke_errors(
@@ -123,15 +151,7 @@ def test_threads_wait_on_one_consumer_and_share_its_subscription(feed):
 
 
 def test_a_wait_that_ends_leaves_the_subscription_to_another_that_goes_on(feed):
-    received, go_on = [], threading.Event()
-
-    def receive(data, message):
-        message.ack()
-        received.append(data)
-        if data == "last":
-            feed.consumer.stop()
-        elif data == "hold":
-            go_on.wait(10)
+    received, go_on = hold_and_stop(feed)
 
     def wait_to_the_end():
         feed.consumer.wait()  # begins first, and is told to stop last
@@ -144,7 +164,6 @@ def test_a_wait_that_ends_leaves_the_subscription_to_another_that_goes_on(feed):
         go_on.set()
         feed.publisher.send("last")
 
-    feed.consumer.register_callback(receive)
     feed.publisher.send("hold")
 
     run(wait_to_the_end, wait_for_one)
@@ -153,15 +172,7 @@ def test_a_wait_that_ends_leaves_the_subscription_to_another_that_goes_on(feed):
 
 
 def test_the_first_wait_leaves_its_subscription_to_those_that_go_on(feed):
-    received, has_begun = [], threading.Event()
-
-    def receive(data, message):
-        message.ack()
-        received.append(data)
-        if data == "hold":
-            has_begun.wait(10)
-        elif data == "last":
-            feed.consumer.stop()
+    received, has_begun = hold_and_stop(feed)
 
     def wait_for_one():
         feed.consumer.wait(limit=1)
@@ -172,7 +183,6 @@ def test_the_first_wait_leaves_its_subscription_to_those_that_go_on(feed):
         threading.Timer(0, has_begun.set).start()
         feed.consumer.wait(timeout=30)
 
-    feed.consumer.register_callback(receive)
     feed.publisher.send("hold")
 
     run(wait_for_one, go_on)
@@ -220,7 +230,9 @@ def test_who_waits_for_a_consumer_is_told_that_it_is_lost_until_it_is_healed(
             raise OperationTimeout("too slow")
         return declare(**options)
 
-    lose_queue(feed, connection)
+    feed.consumer.consume()
+    lose_queue(feed.consumer, connection)
+    feed.consumer.forget_declaration()
     monkeypatch.setattr(backend, "queue_declare", declare_slowly)
     with pytest.raises(OperationTimeout):
         feed.consumer.consume()
@@ -247,7 +259,9 @@ def test_a_consumer_on_its_way_back_under_its_tag_is_not_there_yet(make_feed, co
         subscribe(*args)
         was_there.append(feed.consumer.channel_open)
 
-    lose_queue(feed, connect())
+    feed.consumer.consume()
+    lose_queue(feed.consumer, connect())
+    feed.consumer.forget_declaration()
     monkeypatch.setattr(backend, "_subscribe", look)
     feed.consumer.consume()
 
@@ -278,7 +292,7 @@ def test_cancel_while_another_thread_subscribes_ends_that_subscription(feed, mon
     backend, subscribe = consumer.backend, consumer.backend._subscribe
     begun = threading.Event()
 
-    def subscribe_slowly(*args):
+    def subscribe_and_stay(*args):
         subscribe(*args)
         begun.set()
         eventually(lambda: consumer._is_cancelled, 10)
@@ -290,7 +304,7 @@ def test_cancel_while_another_thread_subscribes_ends_that_subscription(feed, mon
     consumer.consume()
     consumer.cancel()
     consumer._is_cancelled = False
-    monkeypatch.setattr(backend, "_subscribe", subscribe_slowly)
+    monkeypatch.setattr(backend, "_subscribe", subscribe_and_stay)
 
     run(consumer.consume, cancel)
 
@@ -404,14 +418,7 @@ def test_stop_ends_the_loop_that_was_subscribing_when_another_heeded_it(
     two_on_a_channel, monkeypatch
 ):
     (slow, quick), _ = two_on_a_channel
-    backend, subscribe = quick.backend, quick.backend._subscribe
-    begun = threading.Event()
-
-    def subscribe_slowly(channel, queue, *args):
-        if queue == slow.queue:
-            begun.set()
-            eventually(lambda: backend.stops_heeded == 1, 10)
-        subscribe(channel, queue, *args)
+    begun = subscribe_slowly(monkeypatch, slow, lambda: slow.backend.stops_heeded == 1)
 
     def stop():
         eventually(lambda: quick.channel_open, 10)
@@ -420,7 +427,6 @@ def test_stop_ends_the_loop_that_was_subscribing_when_another_heeded_it(
         quick.stop()
 
     starter = threading.Thread(target=slow.wait)
-    monkeypatch.setattr(backend, "_subscribe", subscribe_slowly)
 
     run(quick.wait, stop)
     starter.join(10)
@@ -449,14 +455,6 @@ def test_a_cancelled_consumer_stays_so_while_another_on_its_channel_is_healed(
     assert received[there.queue] == [0, 1]
 
 
-def lose(consumer, connect):
-    """Its queue is gone, and its channel has heard of it."""
-    with connect() as other:
-        other.create_backend().queue_delete(consumer.queue)
-    with pytest.raises(ConsumerCancelled):
-        consumer.backend.next_delivery(10)
-
-
 @pytest.mark.needs("deletion", "inspection")
 def test_a_consumer_that_cannot_be_had_again_is_told_once_by_the_loop_of_another(
     two_on_a_channel, connect
@@ -464,7 +462,7 @@ def test_a_consumer_that_cannot_be_had_again_is_told_once_by_the_loop_of_another
     (gone, there), received = two_on_a_channel
     gone.consume()
     there.consume()
-    lose(gone, connect)
+    lose_queue(gone, connect())
     with connect() as other:
         other.create_backend().queue_declare(gone.queue, False, False, False)
 
@@ -484,7 +482,7 @@ def test_a_lost_consumer_that_nobody_wants_again_is_left_alone_by_the_loop_of_an
     (gone, there), received = two_on_a_channel
     gone.consume()
     there.consume()
-    lose(gone, connect)
+    lose_queue(gone, connect())
     Publisher(there.connection, "").send("goes on", there.queue)
 
     if leave == "raise_on_cancel":
@@ -505,22 +503,13 @@ def test_cancel_while_the_loop_of_another_has_a_consumer_back_ends_it(
     (gone, there), _ = two_on_a_channel
     gone.consume()
     there.consume()
-    begun, backend = threading.Event(), there.backend
-    subscribe = backend._subscribe
-
-    def subscribe_slowly(channel, queue, *args):
-        if queue == gone.queue:
-            begun.set()
-            eventually(lambda: gone._is_cancelled, 10)
-        subscribe(channel, queue, *args)
+    lose_queue(gone, connect())
+    begun = subscribe_slowly(monkeypatch, gone, lambda: gone._is_cancelled)
 
     def cancel():
         begun.wait(10)
         gone.cancel()
         there.stop()
-
-    lose(gone, connect)
-    monkeypatch.setattr(backend, "_subscribe", subscribe_slowly)
 
     run(lambda: there.wait(timeout=30), cancel)
 
