@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NoReturn, Self
 
 from carrot.backends import get_backend_cls
 from carrot.backends.base import BaseBackend, BaseTransport
+from carrot.checks import check_function, seconds
 from carrot.deadline import spelled, within
 from carrot.exceptions import (
     AccessRefused,
@@ -19,7 +20,7 @@ from carrot.exceptions import (
     ConnectionLost,
     OperationTimeout,
 )
-from carrot.functions import FunctionOptions
+from carrot.function_options import FunctionOptions
 from carrot.retry import Backoff
 from carrot.settings import (
     ConnectionSettings,
@@ -30,7 +31,6 @@ from carrot.settings import (
     is_url,
     parse_url,
 )
-from carrot.values import check_function, seconds
 
 __all__ = [
     "AMQPConnection",

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import inf
 
+from carrot.checks import seconds, whole_number
 from carrot.exceptions import ConfigurationError
-from carrot.values import seconds, whole_number
 
 # Between two looks whether somebody wants a pause to end, in seconds.
 _LOOK = 0.05

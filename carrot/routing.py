@@ -13,8 +13,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Generic, TypeVar
 
+from carrot.checks import short_string
 from carrot.exceptions import ConfigurationError
-from carrot.values import short_string
 
 Arguments = Mapping[str, Any] | None
 

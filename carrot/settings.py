@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
+from carrot.checks import seconds, short_string
 from carrot.exceptions import ConfigurationError
-from carrot.values import seconds, short_string
 
 if TYPE_CHECKING:
     import ssl

@@ -21,6 +21,7 @@ from typing import Any, Self
 from uuid import uuid4
 
 from carrot.backends.base import BaseBackend, BaseTransport, Capabilities, QueueDeclared
+from carrot.checks import required_name, short_string, table
 from carrot.exceptions import (
     ConnectionFailed,
     ConnectionLost,
@@ -33,7 +34,6 @@ from carrot.exceptions import (
 from carrot.message import Message
 from carrot.routing import check_exchange_type, matches
 from carrot.settings import ConnectionSettings
-from carrot.values import required_name, short_string, table
 
 POLL = 0.02
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from carrot.backends.lifecycle import DeliveryCallback, Entry, Lifecycle, Subscription
 from carrot.backends.loop import ConsumeIterator
+from carrot.checks import check_prefetch_count, short_string
 from carrot.exceptions import CarrotError, ConsumerCancelled, OperationTimeout
 from carrot.message import Message as BaseMessage
-from carrot.values import check_prefetch_count, short_string
 
 
 def _removed(box: deque[Entry], entry: Entry) -> bool:

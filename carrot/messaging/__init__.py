@@ -2,7 +2,7 @@
 
 from carrot.message import Message
 from carrot.messaging.consumer import Consumer
-from carrot.messaging.consumerset import ConsumerSet
+from carrot.messaging.consumer_set import ConsumerSet
 from carrot.messaging.messaging import Messaging
 from carrot.messaging.publisher import Publisher
 from carrot.messaging.stopping import stop_on_signals

@@ -20,7 +20,7 @@ from carrot.exceptions import (
     PublishError,
 )
 from carrot.message import Message
-from carrot.messaging.envelope import Envelope, SendOptions
+from carrot.messaging.publish_options import PublishOptions, SendOptions
 
 #: How many bytes of bodies may be under way, unconfirmed; at least one message is.
 WINDOW_BYTES = 16 * 1024 * 1024
@@ -34,9 +34,9 @@ class Sender(Protocol):
     confirm_window: int
     confirm_timeout: float | None
 
-    def envelope(self, **options: Unpack[SendOptions]) -> Envelope: ...
-    def message(self, data: Any, envelope: Envelope) -> Message: ...
-    def publish(self, message: Message, envelope: Envelope) -> int | None: ...
+    def envelope(self, **options: Unpack[SendOptions]) -> PublishOptions: ...
+    def message(self, data: Any, envelope: PublishOptions) -> Message: ...
+    def publish(self, message: Message, envelope: PublishOptions) -> int | None: ...
     def wait_again(self, numbers: Collection[int]) -> None: ...
     def recover(self, lost: CarrotError, again: Callable[[], object]) -> None: ...
 
@@ -46,7 +46,7 @@ class _Sent(NamedTuple):
 
     number: int
     message: Message
-    envelope: Envelope
+    envelope: PublishOptions
 
 
 class Batch:
@@ -80,7 +80,7 @@ class Batch:
             )
         self.put(message_data, self._publisher.envelope(**options))
 
-    def put(self, data: Any, envelope: Envelope) -> None:
+    def put(self, data: Any, envelope: PublishOptions) -> None:
         """Send a message whose envelope is made already."""
         publisher = self._publisher
         message = publisher.message(data, envelope)

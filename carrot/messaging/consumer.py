@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, Self
 
 from carrot.backends.base import BaseBackend
+from carrot.checks import SHORT_STRING_BYTES, check_prefetch_count, required_name, seconds
 from carrot.connection import BrokerConnection
 from carrot.deadline import until
 from carrot.exceptions import (
@@ -17,11 +18,10 @@ from carrot.exceptions import (
     SerializationError,
 )
 from carrot.message import Message
+from carrot.messaging.message_ids import unique_id
 from carrot.messaging.receiver import Callback, ErrorCallback, Loop, Receiver
-from carrot.messaging.unique_ids import unique_id
 from carrot.retry import Retry
 from carrot.serialization import registry
-from carrot.values import SHORT_STRING_BYTES, check_prefetch_count, required_name, seconds
 
 
 class Consumer(Loop):

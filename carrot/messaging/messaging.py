@@ -9,7 +9,7 @@ from carrot.backends.base import BaseBackend
 from carrot.connection import BrokerConnection
 from carrot.message import Message
 from carrot.messaging.consumer import Consumer
-from carrot.messaging.envelope import MoreSendOptions, RoutingKey
+from carrot.messaging.publish_options import MoreSendOptions, RoutingKey
 from carrot.messaging.publisher import Publisher
 from carrot.messaging.receiver import Callback, Receiver
 

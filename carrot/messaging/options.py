@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any, Self
 
 from carrot.backends.base import BaseBackend
+from carrot.checks import check_function
 from carrot.connection import BrokerConnection
 from carrot.exceptions import CarrotError, ConfigurationError, ConnectionLost, NotSupported
-from carrot.functions import FunctionOptions
+from carrot.function_options import FunctionOptions
 from carrot.retry import Retry
 from carrot.routing import check_exchange_type
-from carrot.values import check_function
 
 
 class Configurable(FunctionOptions):

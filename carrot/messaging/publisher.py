@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any, ClassVar, Unpack
 
 from carrot.backends.base import BaseBackend
+from carrot.checks import seconds, short_string, table, whole_number
 from carrot.connection import BrokerConnection
 from carrot.exceptions import (
     CarrotError,
@@ -19,13 +20,17 @@ from carrot.exceptions import (
 )
 from carrot.message import Message, Outgoing, Properties
 from carrot.messaging.batch import Batch
-from carrot.messaging.envelope import Envelope, RoutingKey, SendOptions, checked_properties
+from carrot.messaging.message_ids import unique_id
 from carrot.messaging.options import Configurable
-from carrot.messaging.unique_ids import unique_id
+from carrot.messaging.publish_options import (
+    PublishOptions,
+    RoutingKey,
+    SendOptions,
+    checked_properties,
+)
 from carrot.recovery import recover
 from carrot.retry import Retry
 from carrot.serialization import RAW_TYPE, call_encoder, registry, to_bytes
-from carrot.values import seconds, short_string, table, whole_number
 
 _NONE_GIVEN = (None,) * 9
 # How many different envelopes a publisher remembers.
@@ -139,7 +144,7 @@ class Publisher(Configurable):
         self.confirm_window = whole_number("confirm_window", self.confirm_window, least=1)
         if self.confirm_timeout is not None:
             self.confirm_timeout = seconds("confirm_timeout", self.confirm_timeout) or None
-        self._envelopes: dict[tuple[Any, ...], Envelope] = {}
+        self._envelopes: dict[tuple[Any, ...], PublishOptions] = {}
         self._declared_at: int | None = None
         self._closed = False
         if self.auto_declare:
@@ -226,7 +231,7 @@ class Publisher(Configurable):
         except (ConnectionLost, ConnectionFailed) as exc:
             self.recover(exc, lambda: self._send_again(message, envelope))
 
-    def _send_again(self, message: Message, envelope: Envelope) -> None:
+    def _send_again(self, message: Message, envelope: PublishOptions) -> None:
         number = self.publish(message, envelope)
         if number is not None:
             self.wait_again((number,))
@@ -299,7 +304,7 @@ class Publisher(Configurable):
         timestamp: float | datetime | None = None,
         type: str | None = None,
         app_id: str | None = None,
-    ) -> Envelope:
+    ) -> PublishOptions:
         """All about a message but its data, checked."""
         given = (
             self.exchange if exchange is None else exchange,
@@ -349,14 +354,14 @@ class Publisher(Configurable):
         serializer: str | None,
         confirm: bool,
         properties: dict[str, Any],
-    ) -> Envelope:
+    ) -> PublishOptions:
         if isinstance(key, Mapping) and self.exchange_type == "headers":
             properties["headers"] = {**table("headers", key), **properties.get("headers", {})}
             key = ""
         if mandatory:
             self.backend.require("mandatory", "send without mandatory=True")
         properties["delivery_mode"] = self._delivery_mode(delivery_mode)
-        return Envelope(
+        return PublishOptions(
             short_string("exchange", exchange),
             short_string("routing key", key),
             mandatory,
@@ -369,7 +374,7 @@ class Publisher(Configurable):
             {},
         )
 
-    def publish(self, message: Message, envelope: Envelope) -> int | None:
+    def publish(self, message: Message, envelope: PublishOptions) -> int | None:
         """Hand a message to the broker; returns its number when a confirm will come.
 
         The exchange is declared again when the channel is not the one where it was declared.
@@ -426,7 +431,7 @@ class Publisher(Configurable):
         # Its own properties: others go on using those that messages share.
         return Outgoing(message.body, Properties(message.properties))
 
-    def message(self, data: Any, envelope: Envelope) -> Message:
+    def message(self, data: Any, envelope: PublishOptions) -> Message:
         """The message that carries *data*, encoded.
 
         :raises EncodeError: the data can't be encoded.
@@ -442,7 +447,7 @@ class Publisher(Configurable):
             )
         return Outgoing(body, properties, unique_id() if envelope.has_id else None)
 
-    def _encode(self, data: Any, envelope: Envelope) -> tuple[str, str, bytes]:
+    def _encode(self, data: Any, envelope: PublishOptions) -> tuple[str, str, bytes]:
         """Content type, content encoding and body of data that no serializer encodes."""
         content_type, content_encoding = envelope.content_type, envelope.content_encoding
         if not content_type:

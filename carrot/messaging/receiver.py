@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from carrot.checks import seconds
 from carrot.deadline import until
 from carrot.exceptions import (
     AccessRefused,
@@ -25,7 +26,6 @@ from carrot.message import Message
 from carrot.messaging.options import Configurable
 from carrot.recovery import passes, recover
 from carrot.retry import Retry, pause
-from carrot.values import seconds
 
 Callback = Callable[[Any, Message], object]
 ErrorCallback = Callable[[Message, SerializationError], object]

@@ -10,9 +10,9 @@ from contextlib import AbstractContextManager
 from types import FrameType
 from typing import Any, Protocol
 
-from carrot import threads
+from carrot import signal_safe
+from carrot.checks import seconds as checked_seconds
 from carrot.exceptions import ConfigurationError
-from carrot.values import seconds as checked_seconds
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: Seconds for closing, when the program is to end at once; then it ends without.
@@ -62,7 +62,7 @@ class _Stop(AbstractContextManager["_Stop"]):
 def _later(pause: float, function: Callable[..., object], *args: int) -> None:
     timer = threading.Timer(pause, function, args)
     timer.daemon = True
-    threads.start(timer)
+    signal_safe.start(timer)
 
 
 def stop_on_signals(

@@ -19,7 +19,7 @@ from pamqp import base, commands, frame, header
 
 from carrot.backends import amqp
 from carrot.backends.amqp.framing import HEARTBEAT_FRAME, Event
-from carrot.backends.link import TlsLink
+from carrot.backends.sockets.socket import TlsStream
 from carrot.connection import BrokerConnection
 from carrot.deadline import until
 from carrot.exceptions import (
@@ -259,7 +259,7 @@ def test_verification_can_be_turned_off(tls_broker):
 
 
 @pytest.fixture
-def tls_pair(tmp_path) -> Iterator[tuple[TlsLink, ssl.SSLSocket]]:
+def tls_pair(tmp_path) -> Iterator[tuple[TlsStream, ssl.SSLSocket]]:
     """A link, and the peer at its other end."""
     authority = trustme.CA()
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
@@ -271,7 +271,7 @@ def tls_pair(tmp_path) -> Iterator[tuple[TlsLink, ssl.SSLSocket]]:
         target=lambda: accepted.append(server.wrap_socket(theirs, server_side=True))
     )
     thread.start()
-    link = TlsLink(client.wrap_socket(ours, server_hostname="localhost"), 5.0)
+    link = TlsStream(client.wrap_socket(ours, server_hostname="localhost"), 5.0)
     thread.join(10)
     accepted[0].settimeout(10)
     yield link, accepted[0]

@@ -17,11 +17,11 @@ import pytest
 
 from carrot.backends import memory, queue
 from carrot.backends.base import BaseBackend
-from carrot.backends.memory.broker import Broker, Outcome
-from carrot.backends.memory.channel import Channel
-from carrot.backends.memory.connection import Connection
-from carrot.backends.memory.exchange import Exchange
-from carrot.backends.memory.message import QueuedMessage
+from carrot.broker.channel import Channel
+from carrot.broker.connection import Connection
+from carrot.broker.exchange import Exchange
+from carrot.broker.message import QueuedMessage
+from carrot.broker.virtual_host import Outcome, VirtualHost
 from carrot.connection import BrokerConnection
 from carrot.exceptions import (
     ChannelError,
@@ -61,12 +61,12 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def broker(clock: Clock) -> Broker:
-    return Broker(clock=clock)
+def broker(clock: Clock) -> VirtualHost:
+    return VirtualHost(clock=clock)
 
 
 @pytest.fixture
-def channel(broker: Broker) -> Channel:
+def channel(broker: VirtualHost) -> Channel:
     return Connection(broker).channel()
 
 
@@ -589,7 +589,7 @@ class TestDeliveries:
         assert drain(channel, "q") == [b"0", b"1", b"2", b"3"]
 
     def test_connection_s_channels_do_not_get_what_the_others_give_back(
-        self, broker: Broker, channel: Channel
+        self, broker: VirtualHost, channel: Channel
     ) -> None:
         declare(channel, "q")
         closing = Connection(broker)
@@ -771,7 +771,7 @@ class TestTopology:
         assert drain(channel, "q") == [b"1"]
 
     def test_auto_delete_exchanges_go_one_after_the_other(
-        self, channel: Channel, broker: Broker
+        self, channel: Channel, broker: VirtualHost
     ) -> None:
         for name in ("first", "second"):
             channel.exchange_declare(name, "fanout", auto_delete=True)
@@ -841,9 +841,9 @@ class TestTopology:
         assert outcome is Outcome.UNROUTABLE
 
     def test_remembered_routes_are_bounded(
-        self, channel: Channel, broker: Broker, monkeypatch: pytest.MonkeyPatch
+        self, channel: Channel, broker: VirtualHost, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("carrot.backends.memory.broker._REMEMBERED_ROUTES", 10)
+        monkeypatch.setattr("carrot.broker.virtual_host._REMEMBERED_ROUTES", 10)
 
         for number in range(100):
             channel.publish("amq.topic", str(number), b"", {})

@@ -18,14 +18,15 @@ from pamqp import commands
 from carrot.backends.amqp.framing import Decoder, PublishEncoder
 from carrot.backends.amqp.methods import decode_method, encode_method
 from carrot.backends.amqp.tables import encode_properties
-from carrot.backends.zeromq import Broker, protocol
-from carrot.backends.zeromq.session import PATIENCE, Session
-from carrot.backends.zeromq.world import World
+from carrot.backends.zeromq import Broker
 from carrot.connection import BrokerConnection
 from carrot.exceptions import (
     ConnectionLost,
 )
 from carrot.messaging import Consumer, Publisher
+from carrot.server import protocol
+from carrot.server.session import PATIENCE, Session
+from carrot.server.virtual_host import ServedVirtualHost
 from tests.brokers import ZeroMQ
 from tests.waiting import eventually
 
@@ -273,7 +274,7 @@ def test_slow_client_gets_no_more_than_it_can_take_and_then_the_rest(broker, uni
 def test_fault_of_the_brokers_ends_one_client_and_not_the_broker(
     raw, connection, monkeypatch, caplog
 ):
-    monkeypatch.setattr(World, "bind_queue", lambda *args: 1 // 0)
+    monkeypatch.setattr(ServedVirtualHost, "bind_queue", lambda *args: 1 // 0)
     consumer = Consumer(connection, "feed")
     raw.log_in()
 
@@ -318,7 +319,7 @@ def test_what_is_due_in_a_month_leaves_an_idle_broker_running(broker):
 
 def test_fault_of_the_brokers_in_what_is_due_leaves_it_running(connection, monkeypatch, caplog):
     consumer = Consumer(connection, "feed", queue_arguments={"x-message-ttl": 50})
-    monkeypatch.setattr(World, "dead_letter", lambda *args: 1 // 0)
+    monkeypatch.setattr(ServedVirtualHost, "dead_letter", lambda *args: 1 // 0)
 
     Publisher(connection, routing_key="feed").send("x")
 

@@ -15,7 +15,6 @@ import zmq
 import zmq.auth
 
 from carrot.backends.zeromq import Broker
-from carrot.backends.zeromq.__main__ import main, public_keys, secret_key
 from carrot.connection import BrokerConnection
 from carrot.exceptions import (
     AccessRefused,
@@ -23,6 +22,7 @@ from carrot.exceptions import (
     ConnectionFailed,
 )
 from carrot.messaging import Consumer, Publisher
+from carrot.server.__main__ import main, public_keys, secret_key
 from tests.brokers import ZeroMQ
 from tests.brokers.process import free_port
 

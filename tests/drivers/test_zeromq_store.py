@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from carrot.backends.zeromq import Broker
-from carrot.backends.zeromq.store import Store, StoreError
 from carrot.connection import BrokerConnection
 from carrot.messaging import Consumer, Publisher
+from carrot.server.store import Store, StoreError
 
 PERSISTENT, TRANSIENT = 2, 1
 
@@ -335,7 +335,7 @@ def test_store_of_a_later_version_is_refused(path):
 def test_broker_that_cant_write_ends_and_confirms_nothing(path):
     program = (
         "import sys\n"
-        "from carrot.backends.zeromq import __main__, store\n"
+        "from carrot.server import __main__, store\n"
         "store.Store._row = lambda self, number, message: (number,)\n"
         "sys.exit(__main__.main(sys.argv[1:]))\n"
     )
@@ -380,12 +380,12 @@ def test_what_came_and_went_between_two_commits_was_never_written(path):
 
 
 def _world(store: Store):
-    from carrot.backends.zeromq.world import World  # beside its only user
+    from carrot.server.virtual_host import ServedVirtualHost  # beside its only user
 
-    return World("/", store)
+    return ServedVirtualHost("/", store)
 
 
 def _channel(world):
-    from carrot.backends.zeromq.world import RemoteConnection  # the same
+    from carrot.server.virtual_host import RemoteConnection  # the same
 
     return RemoteConnection(world, "guest").channel()

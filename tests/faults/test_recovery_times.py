@@ -17,7 +17,7 @@ import pytest
 
 import carrot
 from carrot.backends.amqp import tables
-from carrot.backends.timer import timer
+from carrot.backends.sockets.timer import timer
 from tests.brokers import RabbitMQ
 from tests.faults.proxy import Proxy
 from tests.faults.traffic import Traffic, told

@@ -21,8 +21,8 @@ from carrot.backends.pystomp.frames import (
     encode,
     encode_headers,
 )
+from carrot.checks import table
 from carrot.exceptions import EncodeError
-from carrot.values import table
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 bodies = st.binary(max_size=60)

@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from carrot import threads
-from carrot.backends.timer import Timer
+from carrot import signal_safe
+from carrot.backends.sockets.timer import Timer
 
 
 def test_a_thread_that_could_not_be_started_is_started_by_the_next_call(
@@ -20,7 +20,7 @@ def test_a_thread_that_could_not_be_started_is_started_by_the_next_call(
         if len(started) == 1:
             raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threads, "start", start)
+    monkeypatch.setattr(signal_safe, "start", start)
     timer = Timer()
 
     with pytest.raises(RuntimeError):

@@ -13,11 +13,11 @@ from carrot.backends.amqp.errors import FramingError
 from carrot.backends.amqp.framing import Decoder, Event, PublishEncoder, ack_frame, reject_frame
 from carrot.backends.amqp.methods import decode_method, encode_method
 from carrot.backends.amqp.tables import decode_properties, encode_properties
-from carrot.backends.zeromq.keeper import Keeper
-from carrot.backends.zeromq.protocol import FRAME_MAX
-from carrot.backends.zeromq.session import DRAINED, FULL, PATIENCE, Session
-from carrot.backends.zeromq.world import World
 from carrot.exceptions import CarrotError
+from carrot.server.journal import Journal
+from carrot.server.protocol import FRAME_MAX
+from carrot.server.session import DRAINED, FULL, PATIENCE, Session
+from carrot.server.virtual_host import ServedVirtualHost
 
 LOGIN = (
     encode_method(commands.Connection.StartOk, 0, mechanism="PLAIN", response="\0ann\0secret"),
@@ -37,7 +37,7 @@ def published(
 class Client:
     """A session, and what it says."""
 
-    def __init__(self, world: World, now: float = 0.0, log_in: bool = True) -> None:
+    def __init__(self, world: ServedVirtualHost, now: float = 0.0, log_in: bool = True) -> None:
         self.outputs = 0
         self.session = Session(lambda virtual_host: world, self._on_output, now)
         self._decoder = Decoder(FRAME_MAX)
@@ -63,12 +63,12 @@ class Client:
 
 
 @pytest.fixture
-def world() -> World:
-    return World("/", Keeper())
+def world() -> ServedVirtualHost:
+    return ServedVirtualHost("/", Journal())
 
 
 @pytest.fixture
-def client(world: World) -> Client:
+def client(world: ServedVirtualHost) -> Client:
     client = Client(world)
     client.say(encode_method(commands.Queue.Declare, 1, queue="q"))
     client.hear()
@@ -301,7 +301,7 @@ def broken(draw: st.DrawFn) -> bytes:
 @given(st.lists(METHODS | broken() | st.binary(max_size=30), max_size=12), st.booleans())
 @settings(max_examples=300, deadline=None)
 def test_anything_is_done_or_refused_and_the_next_client_is_served(pieces, log_in):
-    world = World("/", Keeper())
+    world = ServedVirtualHost("/", Journal())
     client = Client(world, log_in=log_in)
 
     # Nothing but what the server expects comes out.

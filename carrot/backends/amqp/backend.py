@@ -26,6 +26,7 @@ from carrot.backends.base import (
 )
 from carrot.backends.confirms import Confirms, concerns
 from carrot.backends.stream_backend import StreamBackend
+from carrot.checks import method_arguments
 from carrot.exceptions import (
     CarrotError,
     ChannelError,
@@ -35,7 +36,6 @@ from carrot.exceptions import (
 )
 from carrot.message import Outgoing
 from carrot.routing import check_exchange_type
-from carrot.values import method_arguments
 
 
 class Backend(StreamBackend):

@@ -10,17 +10,17 @@ from typing import Any, Protocol
 
 from pamqp import base, commands
 
-from carrot.backends import stream
 from carrot.backends.amqp import framing
 from carrot.backends.amqp.errors import FramingError
 from carrot.backends.amqp.framing import Event
 from carrot.backends.amqp.methods import decode_method, encode_method
 from carrot.backends.confirms import Confirms
+from carrot.backends.sockets import stream
 from carrot.deadline import spelled, within
 from carrot.exceptions import CarrotError, ChannelError, ConnectionLost, OperationTimeout
 
 
-class Line(stream.Line, Protocol):
+class TransportView(stream.TransportView, Protocol):
     """What a channel needs of its connection."""
 
     frame_max: int
@@ -58,13 +58,13 @@ class Channel(stream.StreamChannel):
     :ivar confirms: the books of what was published here, in confirm mode.
     """
 
-    def __init__(self, line: Line, number: int) -> None:
+    def __init__(self, line: TransportView, number: int) -> None:
         self.number = number
         self.properties_max = line.frame_max - framing.CONTENT_HEADER
         self.confirms: Confirms | None = None
         self._listener: weakref.ref[Listener] | None = None
         self.is_open = True
-        self._line: Line = line
+        self._line: TransportView = line
         #: The frames of a message: see :meth:`framing.PublishEncoder.encode`.
         self.encode = framing.PublishEncoder(number, line.frame_max).encode
         self._asking = threading.Lock()

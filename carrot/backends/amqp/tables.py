@@ -44,7 +44,7 @@ def long_string(value: str | bytes) -> bytes:
 
 
 def encode_table(table: Mapping[str, Any]) -> bytes:
-    """A table with its length in front; the values are such as ``carrot.values`` lets pass."""
+    """A table with its length in front; the values are such as ``carrot.checks`` lets pass."""
     fields = b"".join([short_string(key) + _encode_field(value) for key, value in table.items()])
     return _long.pack(len(fields)) + fields
 

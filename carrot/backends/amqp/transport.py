@@ -15,8 +15,8 @@ from carrot.backends.amqp.errors import ClosedByBroker, FramingError, connection
 from carrot.backends.amqp.framing import DELIVER, HEARTBEAT_FRAME, Decoder, Event
 from carrot.backends.amqp.methods import decode_method, encode_method
 from carrot.backends.amqp.tables import encode_table
-from carrot.backends.link import AnyLink
-from carrot.backends.stream import HEARTBEAT, StreamTransport
+from carrot.backends.sockets.socket import ByteStream
+from carrot.backends.sockets.stream import HEARTBEAT, StreamTransport
 from carrot.exceptions import CarrotError, ConfigurationError
 from carrot.settings import ConnectionSettings
 
@@ -34,7 +34,7 @@ class Transport(StreamTransport):
     default_port: ClassVar[int | None] = 5672
     default_tls_port: ClassVar[int | None] = 5671
 
-    def __init__(self, link: AnyLink, settings: ConnectionSettings, where: str) -> None:
+    def __init__(self, link: ByteStream, settings: ConnectionSettings, where: str) -> None:
         super().__init__(link, settings, where)
         self.frame_max = FRAME_MAX
         self._channel_max = CHANNEL_MAX

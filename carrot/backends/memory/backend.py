@@ -20,18 +20,18 @@ from carrot.backends.base import (
     Capabilities,
     QueueDeclared,
 )
-from carrot.backends.memory.broker import Broker, Outcome
-from carrot.backends.memory.channel import Channel
-from carrot.backends.memory.connection import Connection
 from carrot.backends.memory.delivery import Delivery
-from carrot.backends.memory.message import QueuedMessage
+from carrot.broker.channel import Channel
+from carrot.broker.connection import Connection
+from carrot.broker.message import QueuedMessage
+from carrot.broker.virtual_host import Outcome, VirtualHost
 from carrot.exceptions import ChannelError
 from carrot.message import Outgoing
 from carrot.settings import ConnectionSettings, parse_url
 
 _TAKEN = Outcome.TAKEN  # looked up once: a member of an Enum costs 0.05 µs
 
-_worlds: dict[tuple[str, int | None, str], Broker] = {}
+_worlds: dict[tuple[str, int | None, str], VirtualHost] = {}
 _worlds_lock = threading.Lock()
 
 
@@ -55,12 +55,12 @@ def _world_name(settings: ConnectionSettings) -> tuple[str, int | None, str]:
     return settings.host, settings.port, settings.virtual_host
 
 
-def _world(settings: ConnectionSettings) -> Broker:
+def _world(settings: ConnectionSettings) -> VirtualHost:
     """The broker of these settings, new if nobody has connected to it before."""
     name = _world_name(settings)
     with _worlds_lock:
         if name not in _worlds:
-            _worlds[name] = Broker(settings.virtual_host)
+            _worlds[name] = VirtualHost(settings.virtual_host)
         return _worlds[name]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from carrot.backends.memory.message import QueuedMessage
+from carrot.broker.message import QueuedMessage
 from carrot.message import Delivery as BaseDelivery
 
 

@@ -19,9 +19,9 @@ from carrot.backends.base import (
 )
 from carrot.backends.pyamqplib.message import Message
 from carrot.backends.pyamqplib.transport import Transport
+from carrot.checks import entity_name, method_arguments
 from carrot.exceptions import CarrotError
 from carrot.routing import check_exchange_type
-from carrot.values import entity_name, method_arguments
 
 
 def _weakly(method: Callable[..., object]) -> Callable[..., None]:

@@ -15,7 +15,7 @@ import amqp
 from amqp import spec
 
 from carrot.backends.base import BaseTransport
-from carrot.backends.turns import Turns
+from carrot.backends.sockets.shared_reader import SharedReader
 from carrot.deadline import milliseconds, spelled
 from carrot.exceptions import (
     CarrotError,
@@ -78,7 +78,7 @@ class Transport(BaseTransport):
         self._where = where
         self._close_timeout = settings.connect_timeout
         self._why_closed: str | None = None
-        self._turns = Turns(self._read)
+        self._turns = SharedReader(self._read)
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
@@ -239,7 +239,7 @@ class Transport(BaseTransport):
 
     def disown(self) -> None:
         # A thread of the parent's may hold the lock, or have the turn.
-        self.lock, self._turns = threading.RLock(), Turns(self._read)
+        self.lock, self._turns = threading.RLock(), SharedReader(self._read)
         sock = self._amqp.transport.sock if self._amqp.connected else None
         # Only this process's copy: a goodbye, or a shutdown, would reach the parent's peer.
         self._amqp._transport = None

@@ -22,10 +22,10 @@ from carrot.backends.pystomp.encoder import Encoder
 from carrot.backends.pystomp.frames import Frame
 from carrot.backends.pystomp.transport import Transport
 from carrot.backends.stream_backend import StreamBackend
+from carrot.checks import entity_name, required_name, short_string, table
 from carrot.deadline import wait_to_hold
 from carrot.exceptions import CarrotError, ChannelError, ConnectionLost, NotSupported
 from carrot.routing import check_exchange_type
-from carrot.values import entity_name, required_name, short_string, table
 
 Arguments = Mapping[str, Any] | None
 

@@ -15,8 +15,8 @@ from carrot.backends.pystomp.sources import (
     FIRST,
     UNLIMITED,
     Consumer,
-    Line,
     Source,
+    TransportView,
     selector,
     subscription_headers,
 )
@@ -48,7 +48,7 @@ class Channel(Private):
     :ivar confirms: the books of what was published here, when it is confirmed.
     """
 
-    def __init__(self, line: Line, number: str) -> None:
+    def __init__(self, line: TransportView, number: str) -> None:
         super().__init__(line, number)
         self.prefetch_count = 0
         self.confirms: Confirms | None = None

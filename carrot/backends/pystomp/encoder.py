@@ -8,8 +8,8 @@ from typing import Any
 from carrot.backends.pystomp import headers as mapping
 from carrot.backends.pystomp import names
 from carrot.backends.pystomp.frames import encode_headers
+from carrot.checks import entity_name, short_string
 from carrot.message import Message, Outgoing
-from carrot.values import entity_name, short_string
 
 #: How many ways of messages are remembered, encoded.
 REMEMBERED = 1000

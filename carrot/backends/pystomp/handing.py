@@ -8,13 +8,13 @@ from abc import abstractmethod
 from carrot.backends.pystomp import headers as mapping
 from carrot.backends.pystomp.frames import Frame
 from carrot.backends.pystomp.looking import Looking
-from carrot.backends.pystomp.sources import Consumer, Line, Source, Unsettled, ack_of
+from carrot.backends.pystomp.sources import Consumer, Source, TransportView, Unsettled, ack_of
 
 
 class Handing(Looking):
     """What comes in, by whichever thread is reading."""
 
-    def __init__(self, line: Line, number: str) -> None:
+    def __init__(self, line: TransportView, number: str) -> None:
         super().__init__(line, number)
         # Guards what consumers have in hand, and wait for.
         self._handing = threading.Lock()

@@ -12,7 +12,7 @@ from carrot.backends.pystomp.handing import Handing
 from carrot.backends.pystomp.names import temporary_destination
 from carrot.backends.pystomp.sources import (
     Consumer,
-    Line,
+    TransportView,
     Unsettled,
     subscription_headers,
 )
@@ -25,7 +25,7 @@ AHEAD = 1000
 class Private(Handing):
     """The exclusive queues of a channel, each with the one consumer that it has."""
 
-    def __init__(self, line: Line, number: str) -> None:
+    def __init__(self, line: TransportView, number: str) -> None:
         super().__init__(line, number)
         self._private: dict[str, Consumer] = {}
 

@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from carrot.backends import stream
 from carrot.backends.pystomp.frames import Frame, encode
+from carrot.backends.sockets import stream
 from carrot.deadline import within
 from carrot.exceptions import CarrotError, ChannelError, ConnectionLost, OperationTimeout
 
@@ -21,7 +21,7 @@ UNLIMITED = 1_000_000
 FIRST = "127"
 
 
-class Line(stream.Line, Protocol):
+class TransportView(stream.TransportView, Protocol):
     """What a channel needs of its connection."""
 
     def new_receipt(self) -> str: ...
@@ -102,11 +102,11 @@ class Sources(stream.StreamChannel):
     :ivar unsettled: what was delivered and is not settled, by delivery tag.
     """
 
-    def __init__(self, line: Line, number: str) -> None:
+    def __init__(self, line: TransportView, number: str) -> None:
         self.number = number
         self.is_open = True
         self.unsettled: dict[int, Unsettled] = {}
-        self._line: Line = line
+        self._line: TransportView = line
         self._sources: dict[str, Source] = {}
         self._numbers = itertools.count(1)
         self._tags = itertools.count(1)

@@ -9,13 +9,13 @@ from typing import ClassVar, Self
 
 from stomp.utils import calculate_heartbeats
 
-from carrot.backends.link import Link
 from carrot.backends.pystomp.channel import Channel
 from carrot.backends.pystomp.declared import declared_at
 from carrot.backends.pystomp.errors import ErrorFrame, connection_failed, refusal, text_of
 from carrot.backends.pystomp.frames import HEARTBEAT as HEARTBEAT_BYTES
 from carrot.backends.pystomp.frames import Decoder, Frame, FramingError, encode
-from carrot.backends.stream import HEARTBEAT, StreamTransport, Writer
+from carrot.backends.sockets.socket import SocketStream
+from carrot.backends.sockets.stream import HEARTBEAT, StreamTransport, Writer
 from carrot.deadline import spelled
 from carrot.exceptions import (
     CarrotError,
@@ -40,7 +40,7 @@ class Transport(StreamTransport):
     breaks_with = (*StreamTransport.breaks_with, FramingError, ErrorFrame)
     heartbeat_bytes = HEARTBEAT_BYTES
 
-    def __init__(self, link: Link, settings: ConnectionSettings, where: str) -> None:
+    def __init__(self, link: SocketStream, settings: ConnectionSettings, where: str) -> None:
         super().__init__(link, settings, where)
         self.declared = declared_at(settings.host, settings.port, settings.virtual_host)
         self.virtual_host = settings.virtual_host

@@ -20,7 +20,7 @@ from carrot.backends.zeromq.backend import Backend
 from carrot.backends.zeromq.transport import Transport
 
 if TYPE_CHECKING:
-    from carrot.backends.zeromq.broker import Broker
+    from carrot.server.broker import Broker
 
 __all__ = ["Backend", "Broker", "Message", "Transport"]
 
@@ -28,7 +28,7 @@ __all__ = ["Backend", "Broker", "Message", "Transport"]
 def __getattr__(name: str) -> Any:
     if name == "Broker":
         # Only here: clients need nothing of a broker, nor its database.
-        from carrot.backends.zeromq.broker import Broker
+        from carrot.server.broker import Broker
 
         return Broker
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,9 +10,9 @@ from pamqp import base
 from carrot.backends.amqp.backend import Backend as AmqpBackend
 from carrot.backends.amqp.channel import Channel
 from carrot.backends.base import BaseMessage, Capabilities
-from carrot.backends.zeromq.protocol import MESSAGE_MAX
 from carrot.backends.zeromq.transport import Transport
 from carrot.exceptions import ChannelError, ContentTooLarge, NotSupported
+from carrot.server.protocol import MESSAGE_MAX
 
 #: AMQP's reply code for what a broker can't do (AMQP 0-9-1, section 1.2).
 NOT_IMPLEMENTED = 540

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from carrot.backends.amqp.transport import Transport as AmqpTransport
-from carrot.backends.zeromq import link
 from carrot.backends.zeromq.errors import connection_failed
-from carrot.backends.zeromq.protocol import DEFAULT_PORT
+from carrot.backends.zeromq.socket import ZeromqStream, connect
 from carrot.exceptions import ConfigurationError, ConnectionFailed
+from carrot.server.protocol import DEFAULT_PORT
 from carrot.settings import ConnectionSettings
 
 
@@ -26,13 +26,13 @@ class Transport(AmqpTransport):
         return super()._place(settings)
 
     @classmethod
-    def _dial(cls, settings: ConnectionSettings, deadline: float | None) -> link.Link:
+    def _dial(cls, settings: ConnectionSettings, deadline: float | None) -> ZeromqStream:
         if settings.ssl:
             raise ConfigurationError(
                 "the zeromq driver has no TLS: encrypt with CURVE, by curve_server_key= and "
                 "curve_secret_key="
             )
-        return link.connect(settings, cls._port(settings), deadline)
+        return connect(settings, cls._port(settings), deadline)
 
     @classmethod
     def _connection_failed(

@@ -9,20 +9,20 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from carrot.backends.memory.broker import Broker, Outcome
-from carrot.backends.memory.message import QueuedMessage
-from carrot.backends.memory.queue import Queue
-from carrot.backends.memory.replies import (
+from carrot.broker.message import QueuedMessage
+from carrot.broker.queue import Queue
+from carrot.broker.replies import (
     channel_closed,
     not_allowed,
     not_found,
     precondition_failed,
 )
+from carrot.broker.virtual_host import Outcome, VirtualHost
+from carrot.checks import entity_name, required_name, short_string, table
 from carrot.exceptions import ChannelError
-from carrot.values import entity_name, required_name, short_string, table
 
 if TYPE_CHECKING:
-    from carrot.backends.memory.connection import Connection
+    from carrot.broker.connection import Connection
 
 Arguments = Mapping[str, Any] | None
 
@@ -100,7 +100,7 @@ class Channel:
 
     consumer_cls: ClassVar[type[Consumer]] = Consumer
 
-    def __init__(self, connection: Connection, broker: Broker) -> None:
+    def __init__(self, connection: Connection, broker: VirtualHost) -> None:
         self.connection = connection
         self.is_open = True
         self.last_tag = 0
@@ -116,7 +116,7 @@ class Channel:
         self._plain: Mapping[str, Any] | None = None
 
     @contextmanager
-    def _operation(self) -> Iterator[Broker]:
+    def _operation(self) -> Iterator[VirtualHost]:
         """One operation: under the lock, when all that is due has happened."""
         with self._broker.lock:
             self._begin()

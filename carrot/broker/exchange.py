@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Hashable, Mapping
 from typing import Any, NamedTuple
 
-from carrot.backends.memory.queue import Queue
+from carrot.broker.queue import Queue
 from carrot.routing import EXCHANGE_TYPES, Index, comparable
 
 

@@ -1,19 +1,19 @@
-"""Keeper: who is told what a broker would have to remember over a restart. This one forgets."""
+"""Journal: who is told what a broker would have to remember over a restart. This one forgets."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from carrot.backends.memory.exchange import Binding, Exchange
-from carrot.backends.memory.message import QueuedMessage
-from carrot.backends.memory.queue import Queue
+from carrot.broker.exchange import Binding, Exchange
+from carrot.broker.message import QueuedMessage
+from carrot.broker.queue import Queue
 
 if TYPE_CHECKING:
-    from carrot.backends.zeromq.world import World
+    from carrot.server.virtual_host import ServedVirtualHost
 
 
-class Keeper:
+class Journal:
     """Told of everything durable: exchanges, queues, bindings, and persistent messages.
 
     What it is told happens at :meth:`commit`, and nothing that a client might rely on leaves the
@@ -49,7 +49,7 @@ class Keeper:
         """When :meth:`commit` has to be called, as ``time.monotonic()`` counts; None: not yet."""
         return None
 
-    def worlds(self) -> list[World]:
+    def worlds(self) -> list[ServedVirtualHost]:
         """The virtual hosts that it remembers, as they were at the last commit."""
         return []
 

@@ -15,14 +15,14 @@ from typing import Any
 
 from carrot.backends.amqp.errors import FramingError
 from carrot.backends.amqp.tables import decode_table, encode_table
-from carrot.backends.memory.connection import Connection
-from carrot.backends.memory.exchange import Binding, Exchange
-from carrot.backends.memory.message import QueuedMessage
-from carrot.backends.memory.queue import Queue
-from carrot.backends.zeromq.keeper import Keeper
-from carrot.backends.zeromq.lane import properties_of, wire
-from carrot.backends.zeromq.world import World
+from carrot.broker.connection import Connection
+from carrot.broker.exchange import Binding, Exchange
+from carrot.broker.message import QueuedMessage
+from carrot.broker.queue import Queue
 from carrot.exceptions import CarrotError
+from carrot.server.channel import properties_of, wire
+from carrot.server.journal import Journal
+from carrot.server.virtual_host import ServedVirtualHost
 
 #: The number in the file of this layout of its tables.
 LAYOUT = 1
@@ -50,7 +50,7 @@ class StoreError(CarrotError):
     """The file of a broker's store can't be read or written."""
 
 
-class Store(Keeper):
+class Store(Journal):
     """The broker's only, which is one thread's at a time.
 
     :param path: made when it isn't there.
@@ -235,7 +235,7 @@ class Store(Keeper):
 
     # -- what is read
 
-    def worlds(self) -> list[World]:
+    def worlds(self) -> list[ServedVirtualHost]:
         with self._translating():
             self._is_reading = True
             worlds = self._read_topology()
@@ -243,13 +243,13 @@ class Store(Keeper):
             self._read_messages()
         return worlds
 
-    def _read_topology(self) -> list[World]:
+    def _read_topology(self) -> list[ServedVirtualHost]:
         execute = self._db.execute
-        worlds: dict[str, World] = {}
+        worlds: dict[str, ServedVirtualHost] = {}
 
-        def world(virtual_host: str) -> World:
+        def world(virtual_host: str) -> ServedVirtualHost:
             if virtual_host not in worlds:
-                worlds[virtual_host] = World(virtual_host, self)
+                worlds[virtual_host] = ServedVirtualHost(virtual_host, self)
             return worlds[virtual_host]
 
         for virtual_host, name, type_, auto_delete, arguments in execute("SELECT * FROM exchanges"):
@@ -295,7 +295,7 @@ def _table(data: bytes) -> dict[str, Any]:
     return decode_table(data, 0)[0]
 
 
-def _nobody(world: World) -> Connection:
+def _nobody(world: ServedVirtualHost) -> Connection:
     """Who declares what was remembered: no queue of theirs is exclusive."""
     connection = Connection(world)
     connection.close()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import zmq
 
-from carrot.backends.link import IDLE, PROBE_INTERVAL, PROBES
+from carrot.backends.sockets.socket import IDLE, PROBE_INTERVAL, PROBES
 
 # Plain numbers: pyzmq's own are enums, which cost a microsecond each time.
 EVENTS, NOBLOCK, SNDMORE = int(zmq.EVENTS), int(zmq.NOBLOCK), int(zmq.SNDMORE)

@@ -1,7 +1,7 @@
-"""The memory driver's broker, as clients over a network and a keeper need it.
+"""The memory driver's broker, as clients over a network and a journal need it.
 
 Two things are different: a consumer whose client is slow gets nothing more for a while, and a
-keeper is told of everything durable.
+journal is told of everything durable.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from carrot.backends.memory.broker import Broker
-from carrot.backends.memory.channel import Channel, Consumer
-from carrot.backends.memory.connection import Connection
-from carrot.backends.memory.exchange import Binding, Exchange
-from carrot.backends.memory.message import QueuedMessage
-from carrot.backends.memory.queue import Queue
-from carrot.backends.zeromq.keeper import Keeper
+from carrot.broker.channel import Channel, Consumer
+from carrot.broker.connection import Connection
+from carrot.broker.exchange import Binding, Exchange
+from carrot.broker.message import QueuedMessage
+from carrot.broker.queue import Queue
+from carrot.broker.virtual_host import VirtualHost
+from carrot.server.journal import Journal
 
 #: AMQP's delivery mode of a message that is to be kept.
 PERSISTENT = 2
@@ -32,23 +32,23 @@ class RemoteConsumer(Consumer):
     def receive(self, message: QueuedMessage) -> None:
         super().receive(message)
         if self.no_ack:
-            self.channel.keeper.remove(message)
+            self.channel.journal.remove(message)
 
 
 class RemoteChannel(Channel):
-    """A channel that tells the keeper which messages have gone."""
+    """A channel that tells the journal which messages have gone."""
 
     consumer_cls = RemoteConsumer
     connection: RemoteConnection
 
     @property
-    def keeper(self) -> Keeper:
-        return self.connection.broker.keeper
+    def journal(self) -> Journal:
+        return self.connection.broker.journal
 
     def get(self, queue: str, no_ack: bool = False) -> tuple[int, QueuedMessage] | None:
         got = super().get(queue, no_ack)
         if got is not None and no_ack:
-            self.keeper.remove(got[1])
+            self.journal.remove(got[1])
         return got
 
     def ack(self, delivery_tag: int, multiple: bool = False) -> None:
@@ -56,12 +56,12 @@ class RemoteChannel(Channel):
             message = self.unacked.get(delivery_tag)
             super().ack(delivery_tag)
             if message is not None:
-                self.keeper.remove(message)
+                self.journal.remove(message)
             return
         held = dict(self.unacked)
         super().ack(delivery_tag, multiple)
         for tag in held.keys() - self.unacked.keys():
-            self.keeper.remove(held[tag])
+            self.journal.remove(held[tag])
 
     def resume(self) -> None:
         """The client is not slow any more."""
@@ -76,47 +76,47 @@ class RemoteConnection(Connection):
     """
 
     channel_cls = RemoteChannel
-    broker: World
+    broker: ServedVirtualHost
 
-    def __init__(self, broker: World, user: str) -> None:
+    def __init__(self, broker: ServedVirtualHost, user: str) -> None:
         super().__init__(broker, user)
         self.is_full = False
 
 
 class KeptQueue(Queue):
-    """A queue that tells the keeper what comes into it."""
+    """A queue that tells the journal what comes into it."""
 
-    broker: World
+    broker: ServedVirtualHost
 
     def publish(self, message: QueuedMessage) -> bool:
         if not self.durable or message.properties.get("delivery_mode") != PERSISTENT:
             return super().publish(message)
-        keeper = self.broker.keeper
+        journal = self.broker.journal
         # First: a consumer may take it at once, and need no ack.
-        keeper.add(self, message)
+        journal.add(self, message)
         taken = super().publish(message)
         if not taken:
-            keeper.remove(message)
+            journal.remove(message)
         return taken
 
     def purge(self) -> int:
         purged = 0
         while self.ready.size:
-            self.broker.keeper.remove(self.ready.pop())
+            self.broker.journal.remove(self.ready.pop())
             purged += 1
         return purged
 
 
-class World(Broker):
+class ServedVirtualHost(VirtualHost):
     """One virtual host of the broker.
 
-    :param keeper: who is told of everything durable.
+    :param journal: who is told of everything durable.
     """
 
     queue_cls: ClassVar[type[Queue]] = KeptQueue
 
-    def __init__(self, virtual_host: str, keeper: Keeper) -> None:
-        self.keeper = keeper
+    def __init__(self, virtual_host: str, journal: Journal) -> None:
+        self.journal = journal
         super().__init__(virtual_host)
 
     @property
@@ -140,11 +140,11 @@ class World(Broker):
         is_new = name not in self.exchanges
         super().declare_exchange(name, type, durable, auto_delete, arguments)
         if is_new and durable:
-            self.keeper.exchange_declared(self.virtual_host, self.exchanges[name])
+            self.journal.exchange_declared(self.virtual_host, self.exchanges[name])
 
     def _remove_exchange(self, exchange: Exchange) -> None:
         super()._remove_exchange(exchange)
-        self.keeper.exchange_removed(self.virtual_host, exchange)
+        self.journal.exchange_removed(self.virtual_host, exchange)
 
     # -- bindings
 
@@ -159,11 +159,11 @@ class World(Broker):
         # Every queue is bound to the default exchange, as soon as it is there.
         if source.durable and destination.durable and source.name:
             binding = source.binding(destination, routing_key, arguments)
-            self.keeper.bound(self.virtual_host, binding, arguments)
+            self.journal.bound(self.virtual_host, binding, arguments)
 
     def _unbind(self, binding: Binding) -> None:
         super()._unbind(binding)
-        self.keeper.unbound(binding)
+        self.journal.unbound(binding)
 
     # -- queues
 
@@ -177,15 +177,15 @@ class World(Broker):
     ) -> Queue:
         queue = super().add_queue(name, durable, owner, auto_delete, arguments)
         if durable:
-            self.keeper.queue_declared(queue)
+            self.journal.queue_declared(queue)
         return queue
 
     def remove_queue(self, queue: Queue) -> None:
         super().remove_queue(queue)
-        self.keeper.queue_removed(queue)
+        self.journal.queue_removed(queue)
 
     # -- messages
 
     def dead_letter(self, message: QueuedMessage, reason: str) -> None:
         super().dead_letter(message, reason)
-        self.keeper.remove(message)
+        self.journal.remove(message)

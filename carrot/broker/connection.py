@@ -8,8 +8,8 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import ClassVar
 
-from carrot.backends.memory.broker import Broker
-from carrot.backends.memory.channel import Channel
+from carrot.broker.channel import Channel
+from carrot.broker.virtual_host import VirtualHost
 from carrot.exceptions import ConnectionLost, OperationTimeout
 
 
@@ -23,7 +23,7 @@ class Connection:
 
     channel_cls: ClassVar[type[Channel]] = Channel
 
-    def __init__(self, broker: Broker, user: str = "guest") -> None:
+    def __init__(self, broker: VirtualHost, user: str = "guest") -> None:
         self.broker = broker
         self.user = user
         self.is_open = True

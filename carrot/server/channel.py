@@ -1,4 +1,4 @@
-"""Lane: one channel of a client; does at the memory broker what the client's methods ask for.
+"""ServerChannel: one channel of a client; carries out its methods on the in-process broker.
 
 AMQP 0-9-1, section 1.8 (the classes channel, exchange, queue, basic), and RabbitMQ's confirm.
 """
@@ -16,14 +16,14 @@ from carrot.backends.amqp.errors import FramingError
 from carrot.backends.amqp.framing import Event
 from carrot.backends.amqp.methods import decode_method, encode_method
 from carrot.backends.amqp.tables import decode_properties, encode_properties, short_string
-from carrot.backends.memory.broker import Outcome
-from carrot.backends.memory.message import QueuedMessage
-from carrot.backends.memory.replies import not_found
-from carrot.backends.zeromq.frames import BrokerEncoder, ack_frame, nack_frame, publication_of
-from carrot.backends.zeromq.protocol import FRAME_MAX
-from carrot.backends.zeromq.world import RemoteChannel, World
+from carrot.broker.message import QueuedMessage
+from carrot.broker.replies import not_found
+from carrot.broker.virtual_host import Outcome
 from carrot.exceptions import CarrotError, ChannelError, NotSupported
 from carrot.message import Properties
+from carrot.server.frames import BrokerEncoder, ack_frame, nack_frame, publication_of
+from carrot.server.protocol import FRAME_MAX
+from carrot.server.virtual_host import RemoteChannel, ServedVirtualHost
 
 #: AMQP's reply codes for what has none of its own (AMQP 0-9-1, section 1.2).
 INTERNAL_ERROR, NOT_IMPLEMENTED = 541, 540
@@ -35,11 +35,11 @@ _REMEMBERED = 512
 class Client(Protocol):
     """What a lane needs of its session."""
 
-    world: World
+    world: ServedVirtualHost
 
     def send(self, frames: bytes) -> None: ...
-    def unsettled(self, lane: Lane) -> None: ...
-    def forget(self, lane: Lane) -> None: ...
+    def unsettled(self, lane: ServerChannel) -> None: ...
+    def forget(self, lane: ServerChannel) -> None: ...
 
 
 def wire(message: QueuedMessage) -> bytes:
@@ -66,7 +66,7 @@ def properties_of(data: bytes) -> Properties:
     return properties
 
 
-class Lane:
+class ServerChannel:
     """A channel that a client has opened.
 
     :param channel: the memory broker's.
@@ -284,20 +284,20 @@ class Lane:
         self._reply(commands.Basic.CancelOk, consumer_tag=tag)
 
 
-_COMMANDS: dict[type[base.Frame], Callable[[Lane, Any], None]] = {
-    commands.Channel.Close: Lane._close,
-    commands.Confirm.Select: Lane._confirm_select,
-    commands.Exchange.Declare: Lane._exchange_declare,
-    commands.Exchange.Delete: Lane._exchange_delete,
-    commands.Exchange.Bind: Lane._exchange_bind,
-    commands.Exchange.Unbind: Lane._exchange_unbind,
-    commands.Queue.Declare: Lane._queue_declare,
-    commands.Queue.Bind: Lane._queue_bind,
-    commands.Queue.Unbind: Lane._queue_unbind,
-    commands.Queue.Purge: Lane._queue_purge,
-    commands.Queue.Delete: Lane._queue_delete,
-    commands.Basic.Qos: Lane._qos,
-    commands.Basic.Get: Lane._get,
-    commands.Basic.Consume: Lane._consume,
-    commands.Basic.Cancel: Lane._cancel,
+_COMMANDS: dict[type[base.Frame], Callable[[ServerChannel, Any], None]] = {
+    commands.Channel.Close: ServerChannel._close,
+    commands.Confirm.Select: ServerChannel._confirm_select,
+    commands.Exchange.Declare: ServerChannel._exchange_declare,
+    commands.Exchange.Delete: ServerChannel._exchange_delete,
+    commands.Exchange.Bind: ServerChannel._exchange_bind,
+    commands.Exchange.Unbind: ServerChannel._exchange_unbind,
+    commands.Queue.Declare: ServerChannel._queue_declare,
+    commands.Queue.Bind: ServerChannel._queue_bind,
+    commands.Queue.Unbind: ServerChannel._queue_unbind,
+    commands.Queue.Purge: ServerChannel._queue_purge,
+    commands.Queue.Delete: ServerChannel._queue_delete,
+    commands.Basic.Qos: ServerChannel._qos,
+    commands.Basic.Get: ServerChannel._get,
+    commands.Basic.Consume: ServerChannel._consume,
+    commands.Basic.Cancel: ServerChannel._cancel,
 }

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from carrot.checks import required_name, short_string, table
 from carrot.exceptions import ConfigurationError, EncodeError
-from carrot.values import required_name, short_string, table
 
 
 @pytest.mark.parametrize("value", ["", "feed", "a" * 255, "ü" * 127 + "a", "🥕" * 63, "a\x00b"])

@@ -25,8 +25,8 @@ IDLE, PROBE_INTERVAL, PROBES = 60, 10, 3
 UNACKED = 60
 
 
-class AnyLink(Protocol):
-    """What a transport needs of what carries its bytes; :class:`Link` says what each does."""
+class ByteStream(Protocol):
+    """What a transport needs of its byte stream; :class:`SocketStream` documents each."""
 
     def wait(self, timeout: float | None) -> bool: ...
     def wake(self) -> None: ...
@@ -38,7 +38,7 @@ class AnyLink(Protocol):
     def abandon(self) -> None: ...
 
 
-def connect(settings: ConnectionSettings, port: int, deadline: float | None) -> Link:
+def connect(settings: ConnectionSettings, port: int, deadline: float | None) -> SocketStream:
     """A link to the broker, TLS included.
 
     :param deadline: as ``time.monotonic()`` counts; None waits for ever.
@@ -50,12 +50,12 @@ def connect(settings: ConnectionSettings, port: int, deadline: float | None) -> 
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         _notice_dead_peers(sock)
         if settings.ssl is False:
-            return Link(sock, settings.operation_timeout)
+            return SocketStream(sock, settings.operation_timeout)
         context, server_name = tls_context(settings)
         tls = context.wrap_socket(sock, server_hostname=server_name, do_handshake_on_connect=False)
         sock = tls
         _shake_hands(tls, deadline)
-        return TlsLink(tls, settings.operation_timeout)
+        return TlsStream(tls, settings.operation_timeout)
     except BaseException:
         sock.close()
         raise
@@ -144,7 +144,7 @@ def _notice_dead_peers(sock: socket.socket) -> None:
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 
 
-class Link:
+class SocketStream:
     """A TCP connection. One thread reads at a time; writers exclude each other by themselves.
 
     :param timeout: seconds in which the peer must take what is written; None waits for ever.
@@ -259,7 +259,7 @@ class Link:
             sock.close()
 
 
-class TlsLink(Link):
+class TlsStream(SocketStream):
     """A TLS connection; OpenSSL wants reads and writes to exclude each other."""
 
     _sock: ssl.SSLSocket

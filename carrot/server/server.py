@@ -19,8 +19,10 @@ from zmq.auth.thread import ThreadAuthenticator
 from zmq.utils.monitor import recv_monitor_message
 
 from carrot.backends.amqp.errors import FramingError
-from carrot.backends.zeromq.keeper import Keeper
-from carrot.backends.zeromq.protocol import (
+from carrot.deadline import milliseconds
+from carrot.exceptions import CarrotError, ConnectionFailed
+from carrot.server.journal import Journal
+from carrot.server.protocol import (
     EVENTS,
     HANG_UP,
     HIGH_WATER_MARK,
@@ -32,10 +34,8 @@ from carrot.backends.zeromq.protocol import (
     SNDMORE,
     notice_dead_peers,
 )
-from carrot.backends.zeromq.session import Session
-from carrot.backends.zeromq.world import World
-from carrot.deadline import milliseconds
-from carrot.exceptions import CarrotError, ConnectionFailed
+from carrot.server.session import Session
+from carrot.server.virtual_host import ServedVirtualHost
 
 #: Messages that are taken in, at most, before anything is sent.
 BATCH = 256
@@ -77,7 +77,7 @@ class Server:
     """A bound socket, and the virtual hosts behind it.
 
     :param bind: ZeroMQ's addresses, ``tcp://127.0.0.1:5555``; with the port ``*`` a free one.
-    :param keeper: who remembers what is durable.
+    :param journal: who remembers what is durable.
     :param worlds: the virtual hosts that it remembered.
     :param secret_key: CURVE: refuse clients without it.
     :param known_clients: refuse clients with other public keys than these, too.
@@ -88,12 +88,12 @@ class Server:
     def __init__(
         self,
         bind: Sequence[str],
-        keeper: Keeper,
-        worlds: Iterable[World] = (),
+        journal: Journal,
+        worlds: Iterable[ServedVirtualHost] = (),
         secret_key: bytes | None = None,
         known_clients: Collection[bytes] | None = None,
     ) -> None:
-        self._keeper = keeper
+        self._keeper = journal
         self._worlds = {world.virtual_host: world for world in worlds}
         self._sessions: dict[bytes, Session] = {}
         self._identities: dict[Session, bytes] = {}
@@ -296,11 +296,11 @@ class Server:
     def _on_output(self, session: Session) -> None:
         self._with_output[session] = None
 
-    def _enter(self, virtual_host: str) -> World:
+    def _enter(self, virtual_host: str) -> ServedVirtualHost:
         """The world of that name, new if nobody has asked for it before."""
         world = self._worlds.get(virtual_host)
         if world is None:
-            world = self._worlds[virtual_host] = World(virtual_host, self._keeper)
+            world = self._worlds[virtual_host] = ServedVirtualHost(virtual_host, self._keeper)
         return world
 
     def _note_disconnected(self) -> None:

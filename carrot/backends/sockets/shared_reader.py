@@ -1,4 +1,4 @@
-"""Turns: any number of threads wait on one connection, and each reads for all of them."""
+"""SharedReader: any number of threads wait on one connection, and each reads for all of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 LOOK = 1.0
 
 
-class Turns:
+class SharedReader:
     """Who of the waiting threads reads. There is no thread of its own.
 
     A thread that waits takes the turn and reads once, or, when another one has the turn, waits

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from carrot.backends.memory.arguments import (
+from carrot.broker.arguments import (
     EXCHANGE_ARGUMENTS,
     QUEUE_ARGUMENTS,
     alternate_exchange,
@@ -25,22 +25,22 @@ from carrot.backends.memory.arguments import (
     check_x_match,
     queue_rules,
 )
-from carrot.backends.memory.exchange import Binding, Exchange
-from carrot.backends.memory.message import QueuedMessage, dead_letter, is_cycle
-from carrot.backends.memory.queue import Queue
-from carrot.backends.memory.replies import (
+from carrot.broker.exchange import Binding, Exchange
+from carrot.broker.message import QueuedMessage, dead_letter, is_cycle
+from carrot.broker.queue import Queue
+from carrot.broker.replies import (
     access_refused,
     not_found,
     precondition_failed,
     resource_locked,
 )
-from carrot.backends.memory.timers import Timers
+from carrot.broker.timers import Timers
+from carrot.checks import short_string
 from carrot.exceptions import EncodeError, NotSupported
 from carrot.routing import EXCHANGE_TYPES, check_exchange_type
-from carrot.values import short_string
 
 if TYPE_CHECKING:
-    from carrot.backends.memory.connection import Connection
+    from carrot.broker.connection import Connection
 
 # The exchanges that every virtual host has, beside the default one (AMQP 0-9-1, section 3.1.3.1).
 _PREDECLARED = {
@@ -69,7 +69,7 @@ class Outcome(enum.Enum):
 _TAKEN = Outcome.TAKEN
 
 
-class Broker:
+class VirtualHost:
     """One virtual host. Everything in it is guarded by its lock.
 
     :param clock: seconds, always forward; tests set it.

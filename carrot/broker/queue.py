@@ -10,14 +10,14 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from carrot.backends.memory.arguments import QueueRules
+from carrot.broker.arguments import QueueRules
 
 if TYPE_CHECKING:
-    from carrot.backends.memory.broker import Broker
-    from carrot.backends.memory.channel import Consumer
-    from carrot.backends.memory.connection import Connection
-    from carrot.backends.memory.exchange import Binding
-    from carrot.backends.memory.message import QueuedMessage
+    from carrot.broker.channel import Consumer
+    from carrot.broker.connection import Connection
+    from carrot.broker.exchange import Binding
+    from carrot.broker.message import QueuedMessage
+    from carrot.broker.virtual_host import VirtualHost
 
 
 class InOrder:
@@ -106,7 +106,7 @@ class Queue:
 
     def __init__(
         self,
-        broker: Broker,
+        broker: VirtualHost,
         name: str,
         *,
         durable: bool,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
 
-from carrot import threads
+from carrot import signal_safe
 
 
 class Timer:
@@ -39,7 +39,7 @@ class Timer:
             heapq.heappush(self._heap, (when, next(self._numbers), function))
             if self._thread is None:
                 thread = threading.Thread(target=self._run, name="carrot-timer", daemon=True)
-                threads.start(thread)
+                signal_safe.start(thread)
                 self._thread = thread  # when it could be started: the next call tries again
             elif self._heap[0][0] == when:
                 self._changed.notify()

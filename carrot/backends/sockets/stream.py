@@ -15,12 +15,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import ClassVar, Protocol, Self
 
-from carrot import threads
-from carrot.backends import link as link_module
-from carrot.backends.link import AnyLink
-from carrot.backends.timer import timer
+from carrot import signal_safe
+from carrot.backends.sockets import socket as link_module
+from carrot.backends.sockets.shared_reader import SharedReader
+from carrot.backends.sockets.socket import ByteStream
+from carrot.backends.sockets.timer import timer
 from carrot.backends.transport import BaseTransport
-from carrot.backends.turns import Turns
 from carrot.deadline import spelled, within
 from carrot.exceptions import CarrotError, ConfigurationError, ConnectionLost, OperationTimeout
 from carrot.retry import pause, shorter
@@ -48,7 +48,7 @@ class Writer(Protocol):
     def check_open(self) -> None: ...
 
 
-class Line(Protocol):
+class TransportView(Protocol):
     """What a channel needs of its connection, whatever the protocol."""
 
     operation_timeout: float | None
@@ -69,7 +69,7 @@ class StreamChannel:
     """What channels on a StreamTransport have in common: when what they publish goes out."""
 
     is_open: bool
-    _line: Line
+    _line: TransportView
 
     def check_open(self) -> None:
         """Asked under the lock that guards what is written; raises why it is closed."""
@@ -111,7 +111,7 @@ class StreamTransport(BaseTransport):
     # No property, which would cost 0.1 µs for each message that is sent, and that is received.
     is_open: bool = True
 
-    def __init__(self, link: AnyLink, settings: ConnectionSettings, where: str) -> None:
+    def __init__(self, link: ByteStream, settings: ConnectionSettings, where: str) -> None:
         super().__init__()
         self.operation_timeout = settings.operation_timeout
         self.is_silent = False
@@ -131,7 +131,7 @@ class StreamTransport(BaseTransport):
     def _renew_locks(self) -> None:
         """Make the locks, also in a forked child, whose parent's threads may hold the old ones."""
         self._numbers = threading.Lock()
-        self._turns = Turns(self._read_once, self._tell_blocked)
+        self._turns = SharedReader(self._read_once, self._tell_blocked)
         self._telling = threading.Lock()
         self._writing = threading.Lock()
 
@@ -197,7 +197,7 @@ class StreamTransport(BaseTransport):
         return f"{host}:{cls._port(settings)}, virtual host {settings.virtual_host!r}"
 
     @classmethod
-    def _dial(cls, settings: ConnectionSettings, deadline: float | None) -> AnyLink:
+    def _dial(cls, settings: ConnectionSettings, deadline: float | None) -> ByteStream:
         """The link to the broker, over which the handshake goes.
 
         :raises OSError: it can't be made.
@@ -286,7 +286,7 @@ class StreamTransport(BaseTransport):
     def _tell_blocked(self) -> None:
         # In a thread of its own: the one that reads may be in the middle of a request.
         if self._blocked_news:
-            threads.start(threading.Thread(target=self._tell_news, daemon=True))
+            signal_safe.start(threading.Thread(target=self._tell_news, daemon=True))
 
     def _tell_news(self) -> None:
         with self._telling:

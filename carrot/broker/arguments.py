@@ -11,10 +11,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from carrot.backends.memory.replies import precondition_failed
+from carrot.broker.replies import precondition_failed
+from carrot.checks import SHORT_STRING_BYTES
 from carrot.exceptions import NotSupported
 from carrot.routing import X_MATCH, comparable
-from carrot.values import SHORT_STRING_BYTES
 
 Arguments = Mapping[str, Any]
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from carrot.backends.memory.arguments import check_copies, expiration_seconds
-from carrot.backends.memory.replies import precondition_failed
+from carrot.broker.arguments import check_copies, expiration_seconds
+from carrot.broker.replies import precondition_failed
+from carrot.checks import table
 from carrot.message import Properties
-from carrot.values import table
 
 if TYPE_CHECKING:
-    from carrot.backends.memory.channel import Consumer
-    from carrot.backends.memory.queue import Queue
+    from carrot.broker.channel import Consumer
+    from carrot.broker.queue import Queue
 
 # Most messages have none of these, and need no second look.
 _CHECKED_PROPERTIES = frozenset(("headers", "expiration", "user_id"))

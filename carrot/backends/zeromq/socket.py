@@ -19,9 +19,10 @@ from typing import cast
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from carrot.backends.link import resolve
+from carrot.backends.sockets.socket import resolve
 from carrot.backends.zeromq.errors import CurveRefused, Refused
-from carrot.backends.zeromq.protocol import (
+from carrot.deadline import milliseconds, within
+from carrot.server.protocol import (
     EVENTS,
     HIGH_WATER_MARK,
     NOBLOCK,
@@ -29,7 +30,6 @@ from carrot.backends.zeromq.protocol import (
     POLLIN,
     notice_dead_peers,
 )
-from carrot.deadline import milliseconds, within
 from carrot.settings import ConnectionSettings
 
 #: Seconds that a full socket is waited for at a time; another thread may see that there is room.
@@ -84,7 +84,7 @@ _contexts = _Contexts()
 os.register_at_fork(after_in_child=_contexts.after_fork_in_child)
 
 
-def connect(settings: ConnectionSettings, port: int, deadline: float | None) -> Link:
+def connect(settings: ConnectionSettings, port: int, deadline: float | None) -> ZeromqStream:
     """A link to the broker, its handshake included.
 
     :param deadline: as ``time.monotonic()`` counts; None waits for ever.
@@ -128,7 +128,7 @@ def _connect(
     address: object,
     settings: ConnectionSettings,
     deadline: float | None,
-) -> Link:
+) -> ZeromqStream:
     sock = monitor = None
     try:
         sock = _contexts.get().socket(zmq.DEALER)
@@ -143,7 +143,7 @@ def _connect(
         sock.connect(endpoint)
         if not _shake_hands(monitor, deadline):
             raise _why_not(family, address, deadline)
-        return Link(sock, monitor, settings.operation_timeout)
+        return ZeromqStream(sock, monitor, settings.operation_timeout)
     except BaseException as exc:
         if sock is not None:
             sock.disable_monitor()
@@ -219,7 +219,7 @@ def _why_not(family: socket.AddressFamily, address: object, deadline: float | No
     return Refused("the peer hung up before it let anybody in")
 
 
-class Link:
+class ZeromqStream:
     """A connection to the broker. One thread reads at a time; any may write.
 
     Its lock guards the two sockets, and is reentrant: a signal handler may interrupt its holder,

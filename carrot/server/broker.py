@@ -9,12 +9,12 @@ from typing import Self
 
 import zmq
 
-from carrot import threads
-from carrot.backends.zeromq.keeper import Keeper
-from carrot.backends.zeromq.protocol import DEFAULT_ADDRESS
-from carrot.backends.zeromq.server import Server
-from carrot.backends.zeromq.store import Store
+from carrot import signal_safe
 from carrot.exceptions import ConfigurationError
+from carrot.server.journal import Journal
+from carrot.server.protocol import DEFAULT_ADDRESS
+from carrot.server.server import Server
+from carrot.server.store import Store
 
 
 def _check_secret(key: bytes) -> None:
@@ -59,7 +59,7 @@ class Broker:
             _check_secret(self._secret_key)
         elif self._clients is not None:
             raise ConfigurationError("curve_clients needs curve_secret_key, the broker's own")
-        self._keeper = Keeper()
+        self._keeper = Journal()
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -84,7 +84,7 @@ class Broker:
         :raises ConnectionFailed: an address can't be bound.
         :raises StoreError: the store can't be used.
         """
-        self._keeper = Keeper() if self._store is None else Store(Path(self._store))
+        self._keeper = Journal() if self._store is None else Store(Path(self._store))
         try:
             worlds = self._keeper.worlds()
             self._server = Server(self._bind, self._keeper, worlds, self._secret_key, self._clients)
@@ -104,7 +104,7 @@ class Broker:
         """Serve in a thread of its own."""
         self.open()
         self._thread = threading.Thread(target=self.serve, name="carrot-broker", daemon=True)
-        threads.start(self._thread)
+        signal_safe.start(self._thread)
         return self
 
     def stop(self) -> None:

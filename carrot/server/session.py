@@ -13,16 +13,16 @@ from pamqp import base, commands
 from carrot.backends.amqp.errors import FramingError
 from carrot.backends.amqp.framing import FROM_CLIENT, HEARTBEAT_FRAME, Decoder, Event
 from carrot.backends.amqp.methods import decode_method, encode_method
-from carrot.backends.zeromq.lane import Lane
-from carrot.backends.zeromq.protocol import (
+from carrot.checks import short_string
+from carrot.server.channel import ServerChannel
+from carrot.server.protocol import (
     CHANNEL_MAX,
     FRAME_MAX,
     HEARTBEAT,
     MESSAGE_MAX,
     PIECE,
 )
-from carrot.backends.zeromq.world import RemoteChannel, RemoteConnection, World
-from carrot.values import short_string
+from carrot.server.virtual_host import RemoteChannel, RemoteConnection, ServedVirtualHost
 
 #: Bytes that wait to be sent to a client: above the first it gets no deliveries, down to the
 #: second; above the last it is dropped, for it asks and never listens.
@@ -39,11 +39,11 @@ class Session:
     :ivar heard: when the client was heard last; :ivar told: when it was sent something.
     """
 
-    world: World
+    world: ServedVirtualHost
 
     def __init__(
         self,
-        enter: Callable[[str], World],
+        enter: Callable[[str], ServedVirtualHost],
         on_output: Callable[[Session], object],
         now: float,
     ) -> None:
@@ -55,8 +55,8 @@ class Session:
         self._user = ""
         self._heartbeat = 0.0
         self._connection: RemoteConnection | None = None
-        self._lanes: dict[int, Lane] = {}
-        self._unsettled: dict[Lane, None] = {}
+        self._channels: dict[int, ServerChannel] = {}
+        self._unsettled: dict[ServerChannel, None] = {}
         self._output: list[bytes] = []
         self._waiting = 0  # bytes of it
         self.is_done = False
@@ -77,13 +77,13 @@ class Session:
         :raises FramingError: they are no client's of this broker: it has to be dropped.
         """
         self.heard = now
-        lanes = self._lanes
+        channels = self._channels
         for event in self._decoder.feed(data):
             if self.is_done:
                 return
-            lane = lanes.get(event.channel)
-            if lane is not None:
-                lane.handle(event)
+            channel = channels.get(event.channel)
+            if channel is not None:
+                channel.handle(event)
             else:
                 self._handle_own(event)
 
@@ -102,7 +102,7 @@ class Session:
                 raise FramingError(f"channel {event.channel}; {CHANNEL_MAX} are allowed")
             channel = self._connection.channel()
             assert isinstance(channel, RemoteChannel)
-            self._lanes[event.channel] = Lane(self, event.channel, channel)
+            self._channels[event.channel] = ServerChannel(self, event.channel, channel)
             self.send(encode_method(commands.Channel.OpenOk, event.channel))
         else:
             raise FramingError(f"{command.name} came on channel {event.channel}, out of order")
@@ -147,16 +147,16 @@ class Session:
         if self._waiting > FULL and self._connection is not None:
             self._connection.is_full = True
 
-    def unsettled(self, lane: Lane) -> None:
+    def unsettled(self, channel: ServerChannel) -> None:
         """That channel has something to confirm, once it is committed."""
-        self._unsettled[lane] = None
+        self._unsettled[channel] = None
         if not self._output:
             self._on_output(self)
 
     def settle(self) -> None:
         """Confirm what is to be confirmed."""
-        for lane in self._unsettled:
-            lane.settle()
+        for channel in self._unsettled:
+            channel.settle()
         self._unsettled.clear()
 
     def take_output(self) -> list[bytes]:
@@ -187,8 +187,8 @@ class Session:
         connection = self._connection
         if connection is not None and connection.is_full and self._waiting < DRAINED:
             connection.is_full = False
-            for lane in tuple(self._lanes.values()):
-                lane.channel.resume()
+            for channel in tuple(self._channels.values()):
+                channel.channel.resume()
 
     # -- alive or not
 
@@ -209,10 +209,10 @@ class Session:
 
     # -- the end
 
-    def forget(self, lane: Lane) -> None:
+    def forget(self, channel: ServerChannel) -> None:
         """That channel is closed."""
-        self._lanes.pop(lane.number, None)
-        self._unsettled.pop(lane, None)
+        self._channels.pop(channel.number, None)
+        self._unsettled.pop(channel, None)
 
     def refuse(self, code: int, text: str) -> None:
         """Say goodbye, and why."""

@@ -1,4 +1,4 @@
-"""Envelope: all about a message but its data, from the keywords of send(), each checked."""
+"""PublishOptions: all about a message but its data, from the keywords of send(), each checked."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, NamedTuple, TypedDict
 
+from carrot.checks import short_string, table
 from carrot.exceptions import ConfigurationError
 from carrot.message import Properties
-from carrot.values import short_string, table
 
 RoutingKey = str | Mapping[str, Any]
 
@@ -40,7 +40,7 @@ class SendOptions(MoreSendOptions, total=False):
     delivery_mode: int | str | None
 
 
-class Envelope(NamedTuple):
+class PublishOptions(NamedTuple):
     """All about a message but its data.
 
     :param has_id: each message gets an id of its own, so that a duplicate can be told.

@@ -1,0 +1,1 @@
+"""What drivers on a byte stream share: sockets, the shared reader, the timer."""

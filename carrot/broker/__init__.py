@@ -1,0 +1,1 @@
+"""The in-process broker: RabbitMQ's semantics in this process. No driver, no network."""
