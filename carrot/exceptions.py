@@ -75,6 +75,19 @@ class ConnectionLost(CarrotError, ConnectionError):
         super().__init__(*(_explain_loss(str(text)) for text in args))
 
 
+class BrokerRefused(CarrotError):
+    """The broker closed the connection over a request; it would do so each time it is repeated.
+
+    :ivar code: AMQP's reply code, such as 530, 540 or 541.
+    :ivar text: the broker's own words.
+    """
+
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.code = code
+        self.text = text
+
+
 class OperationTimeout(CarrotError, TimeoutError):
     """A reply, a confirm or an event did not come in time. It is a ``socket.timeout`` too."""
 
