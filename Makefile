@@ -18,10 +18,10 @@ LINKED   := $(VENV)/.carrot-
 INSTALL  := $(BIN)/python -m pip install --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check faults soak bench docs clean broker
+.PHONY: help demo test check faults soak bench instructions docs clean broker
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 24
 
 demo: $(COPIED) ## examples/feed.py, in memory, or over the broker that CARROT_URL names
 	@$(BIN)/python examples/feed.py
@@ -44,6 +44,9 @@ soak: $(LINKED)test broker ## ten minutes of messages with a connection killed e
 bench: $(LINKED)bench broker ## carrot and its peers, measured side by side on a private RabbitMQ
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+instructions: $(LINKED)bench ## instructions a message, by cachegrind: ARGS="--against PATH"
+	@$(BIN)/python -m benchmarks.instructions $(ARGS)
+
 docs: $(LINKED)docs ## the documentation as HTML in docs/_build
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build
 	@echo "docs/_build/index.html is ready"
@@ -59,7 +62,7 @@ clean: ## remove what the others made
 $(MADE):
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	|| { echo "carrot needs Python 3.11 or later: make PYTHON=python3.12 …" >&2; exit 1; }
-	$(PYTHON) -m venv --clear $(VENV)
+	@.ci/venv $(PYTHON) $(VENV)
 	@touch $@
 
 $(COPIED): $(MADE) pyproject.toml $(SOURCES)

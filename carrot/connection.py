@@ -9,10 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any, ClassVar, NoReturn, Self
 
+from carrot import logs
 from carrot.backends import get_backend_cls
-from carrot.backends.base import BaseBackend, BaseTransport
+from carrot.backends.base import BaseTransport
+from carrot.backends.seam.backend import Backend as BaseBackend
 from carrot.checks import check_function, seconds
-from carrot.deadline import spelled, within
+from carrot.deadline import Deadline, describe, now, remaining
 from carrot.exceptions import (
     AccessRefused,
     ConfigurationError,
@@ -20,7 +22,7 @@ from carrot.exceptions import (
     ConnectionLost,
     OperationTimeout,
 )
-from carrot.function_options import FunctionOptions
+from carrot.function_options import keep_plain_functions
 from carrot.retry import Backoff
 from carrot.settings import (
     ConnectionSettings,
@@ -48,7 +50,7 @@ AMQPConnectionException = ConnectionError
 _SETTINGS = tuple(f.name for f in fields(ConnectionSettings) if f.name != "backend")
 
 
-class BrokerConnection(FunctionOptions):
+class BrokerConnection:
     """A broker's settings, and the live connection once there is one.
 
     Lazy: the broker is contacted at the first use, or by :meth:`connect`. Every parameter can be
@@ -108,8 +110,17 @@ class BrokerConnection(FunctionOptions):
     backend_cls: str | type[BaseBackend] | None = None
     transport: str | type[BaseBackend] | None = None
 
-    function_options = ("on_connection_lost", "on_recovered", "on_blocked", "on_unblocked")
+    function_options: ClassVar[tuple[str, ...]] = (
+        "on_connection_lost",
+        "on_recovered",
+        "on_blocked",
+        "on_unblocked",
+    )
     ConnectionException: ClassVar[type[Exception]] = AMQPConnectionException
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        keep_plain_functions(cls, cls.function_options)
 
     def __init__(
         self,
@@ -169,6 +180,9 @@ class BrokerConnection(FunctionOptions):
                 setattr(self, name, watcher)
         self._transport: BaseTransport | None = None
         self._was_open = self._closed = False
+        # For the log: since when it is lost, and how often it was attempted to connect since.
+        self._lost_at: float | None = None
+        self._attempts = 0
         self._opening, self._pid = threading.Lock(), os.getpid()
         # How often it could not be made, and the last reason.
         self._failures = 0
@@ -246,6 +260,11 @@ class BrokerConnection(FunctionOptions):
         )
 
     @property
+    def where(self) -> logs.Where:
+        """The broker, for the log."""
+        return logs.Where(self.host, str(self.virtual_host))
+
+    @property
     def _hosts(self) -> str:
         """As they were given."""
         return self.hostname if isinstance(self.hostname, str) else ",".join(self.hostname or ())
@@ -273,13 +292,13 @@ class BrokerConnection(FunctionOptions):
         :raises ConnectionLost: :meth:`close` was called; :meth:`connect` opens a new one.
         :raises OperationTimeout: another thread is trying, and hasn't got through in time.
         """
-        left = within(None)
-        deadline = None if left is None else time.monotonic() + left
+        left = remaining(None)
+        deadline = Deadline.after(left)
         failures = self._failures
         opening = self._renewed_lock()
         if not opening.acquire(timeout=-1 if left is None else left):
             raise OperationTimeout(
-                f"no connection to {self._hosts} within {spelled(left)}: another thread is "
+                f"no connection to {self._hosts} within {describe(left)}: another thread is "
                 "still trying to make it"
             )
         try:
@@ -303,7 +322,7 @@ class BrokerConnection(FunctionOptions):
             self._opening, self._pid = threading.Lock(), os.getpid()
         return self._opening
 
-    def _opened(self, deadline: float | None) -> BaseTransport:
+    def _opened(self, deadline: Deadline) -> BaseTransport:
         try:
             transport = self._open(deadline)
         except ConnectionFailed as exc:
@@ -323,7 +342,7 @@ class BrokerConnection(FunctionOptions):
             "new one"
         )
 
-    def _open(self, deadline: float | None) -> BaseTransport:
+    def _open(self, deadline: Deadline) -> BaseTransport:
         """A connection to the first host that lets us in."""
         transport_cls = self.get_backend_cls().transport_cls
         if self.curve_server_key is not None and not transport_cls.has_curve:
@@ -333,8 +352,8 @@ class BrokerConnection(FunctionOptions):
             )
         failures: list[ConnectionFailed] = []
         for settings in self.settings.to_try:
-            if deadline is not None:
-                left = max(0.1, round(deadline - time.monotonic(), 1))
+            if deadline.left is not None:
+                left = max(0.1, round(deadline.left, 1))
                 patience = min(left, settings.connect_timeout or left)
                 settings = replace(settings, connect_timeout=patience)
             try:
@@ -345,6 +364,7 @@ class BrokerConnection(FunctionOptions):
                 failures.append(exc)
                 continue
             transport.watch(self._tell_blocked)
+            logs.connected(self.where)
             return transport
         if len(failures) == 1:
             raise failures[0]
@@ -361,16 +381,28 @@ class BrokerConnection(FunctionOptions):
         return self.reconnect is not False and self._was_open and not self._closed
 
     def tell_lost(self, error: Exception, interval: float) -> None:
-        """Call :attr:`on_connection_lost`."""
+        """Call :attr:`on_connection_lost`, and log the attempt."""
+        if self._lost_at is None:
+            self._lost_at = now()
+            logs.connection_lost(self.where, error)
+        self._attempts += 1
+        logs.reconnecting(self.where, self._attempts, interval, error)
         if self.on_connection_lost is not None:
             self.on_connection_lost(error, interval)
 
     def tell_recovered(self) -> None:
-        """Call :attr:`on_recovered`."""
+        """Call :attr:`on_recovered`, and log how long it took."""
+        lost_at, self._lost_at, self._attempts = self._lost_at, None, 0
+        if lost_at is not None:
+            logs.recovered(self.where, now() - lost_at)
         if self.on_recovered is not None:
             self.on_recovered()
 
     def _tell_blocked(self, reason: str | None) -> None:
+        if reason is None:
+            logs.unblocked(self.where)
+        else:
+            logs.blocked(self.where, reason)
         if reason is None:
             if self.on_unblocked is not None:
                 self.on_unblocked()
@@ -480,7 +512,7 @@ class BrokerConnection(FunctionOptions):
 
     def get_channel(self) -> Any:
         """A new channel of the driver's own kind; on RabbitMQ with pyamqplib, py-amqp's."""
-        return self.connection.channel()
+        return self.connection.channel().native
 
     @property
     def connection_errors(self) -> tuple[type[Exception], ...]:

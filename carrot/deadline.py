@@ -1,17 +1,57 @@
-"""A deadline for all that a thread does in a block, however many requests that takes."""
+"""Deadlines, and the clock they are read from: the only file that reads the monotonic clock."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, Self
 
 from carrot.exceptions import OperationTimeout
-from carrot.retry import shorter
 
 _LONGEST = 3600.0
+
+#: Seconds on a clock that never goes back. Only differences mean something.
+now: Callable[[], float] = time.monotonic
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """A moment until which something may take.
+
+    :ivar at: as :func:`now` counts; None: there is no limit.
+    """
+
+    at: float | None = None
+
+    #: No limit.
+    NEVER: ClassVar[Deadline]
+
+    @classmethod
+    def after(cls, seconds: float | None) -> Self:
+        """The moment in so many *seconds*; None: there is no limit."""
+        return cls(None if seconds is None else now() + seconds)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds until then, at least 0; None: there is no limit."""
+        return None if self.at is None else max(0.0, self.at - now())
+
+    @property
+    def is_past(self) -> bool:
+        """Whether the time is over."""
+        return self.at is not None and now() >= self.at
+
+    def earlier(self, other: Deadline) -> Deadline:
+        """The one of the two that comes first."""
+        if other.at is None or (self.at is not None and self.at <= other.at):
+            return self
+        return other
+
+
+Deadline.NEVER = Deadline()
 
 
 class AnyLock(Protocol):
@@ -21,57 +61,79 @@ class AnyLock(Protocol):
     def release(self) -> None: ...
 
 
-# Each thread's own: ``deadline``, as ``time.monotonic()`` counts, while it has one.
+# Each thread has its own: ``deadline``, while one is set.
 _own = threading.local()
 
 
-@contextmanager
-def until(deadline: float | None) -> Iterator[None]:
-    """What waits in this block waits no longer than that; blocks inside it may only be shorter.
+def thread_deadline() -> Deadline:
+    """The deadline of the calling thread, as :func:`bounded_by` has set it."""
+    deadline: Deadline = getattr(_own, "deadline", Deadline.NEVER)
+    return deadline
 
-    :param deadline: as ``time.monotonic()`` counts; None: as long as the block around this one.
+
+@contextmanager
+def bounded_by(deadline: Deadline | float | None) -> Iterator[None]:
+    """Bound every wait of this thread inside the block; blocks inside it can only be shorter.
+
+    :param deadline: a number is a moment as :func:`now` counts, and None is no limit of its own.
     """
-    outer: float | None = getattr(_own, "deadline", None)
-    _own.deadline = shorter(outer, deadline)
+    outer = thread_deadline()
+    _own.deadline = outer.earlier(
+        deadline if isinstance(deadline, Deadline) else Deadline(deadline)
+    )
     try:
         yield
     finally:
         _own.deadline = outer
 
 
-def within(timeout: float | None) -> float | None:
-    """How long to wait: *timeout* seconds, or what is left until this thread's deadline.
+def remaining(timeout: float | None) -> float | None:
+    """How long to wait: *timeout* seconds, but not past this thread's deadline.
 
-    :param timeout: None: as long as it takes.
+    :param timeout: None: only the thread's deadline counts.
     """
-    deadline: float | None = getattr(_own, "deadline", None)
-    if deadline is None:
+    deadline: Deadline | None = getattr(_own, "deadline", None)
+    if deadline is None or deadline.at is None:
         return timeout
-    return shorter(timeout, max(0.0, deadline - time.monotonic()))
+    return shorter(timeout, max(0.0, deadline.at - now()))
+
+
+def shorter(one: float | None, other: float | None) -> float | None:
+    """The shorter of two timeouts; None is no limit."""
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
 
 
 def milliseconds(timeout: float | None) -> float | None:
-    """*timeout* seconds for poll(), which can't count a month: a longer wait has to look again."""
+    """*timeout* seconds for poll(), at most an hour, because its counter is small.
+
+    The caller waits in a loop, and asks again.
+    """
     return None if timeout is None else 1000 * min(timeout, _LONGEST)
 
 
 def wait_to_hold(lock: AnyLock, what: str) -> None:
-    """Wait for a *lock* that another thread holds, if this thread has a deadline.
+    """Wait until no other thread holds *lock*, but not past this thread's deadline.
 
-    ``with lock:`` comes after it. (A ``with`` of an acquire() of our own could be interrupted
-    before its release is certain.)
+    A ``with lock:`` follows it: an interrupt between an acquire() here and its release() would
+    leave the lock held for good.
 
-    :param what: what others do meanwhile, for the error.
-    :raises OperationTimeout: they took too long.
+    :param what: what the others do with it, for the error.
+    :raises OperationTimeout: they held it for too long.
     """
-    patience = within(None)
+    patience = remaining(None)
     if patience is None:
         return
     if not lock.acquire(timeout=patience):
-        raise OperationTimeout(f"another thread took too long {what}: {spelled(patience)}")
+        raise OperationTimeout(f"another thread took too long {what}: {describe(patience)}")
     lock.release()
 
 
-def spelled(timeout: float | None) -> str:
-    """How long that is, for an error."""
+def describe(timeout: float | None) -> str:
+    """A timeout as text, for an error: "2.5 seconds"."""
     return "ever" if timeout is None else f"{round(timeout, 2):.12g} seconds"
+
+
+# The names that these had before.
+until, within, spelled = bounded_by, remaining, describe

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -15,18 +15,31 @@ RECEIVED, ACK, REJECTED, REQUEUED = "RECEIVED", "ACK", "REJECTED", "REQUEUED"
 _SETTLED_AS = {ACK: "acked", REJECTED: "rejected", REQUEUED: "requeued"}
 
 _unset: Any = object()
-# For messages made on a stand-in for a backend.
-_UNGUARDED = nullcontext()
 _decode = serialization.registry.decode
 
 
-class Settler(Protocol):
-    """What a message needs of the backend that delivered it."""
+class SettlingChannel(Protocol):
+    """A driver's channel, as a message needs it."""
 
-    generation: int
-    settling: AbstractContextManager[Any]
+    is_open: bool
 
     def ack(self, delivery_tag: Any, multiple: bool = False) -> None: ...
+    def reject(self, delivery_tag: Any, requeue: bool) -> None: ...
+
+
+class DeliveringLife(Protocol):
+    """What a message needs of the channel that delivered it, which lives once."""
+
+    channel: SettlingChannel
+    over: Exception | None
+    settle_lock: AbstractContextManager[Any]
+    settled: int
+
+
+class Settler(Protocol):
+    """What a message made by hand needs of its backend."""
+
+    def ack(self, delivery_tag: Any) -> None: ...
     def reject(self, delivery_tag: Any) -> None: ...
     def requeue(self, delivery_tag: Any) -> None: ...
 
@@ -34,15 +47,15 @@ class Settler(Protocol):
 class Properties(dict[str, Any]):
     """A message's properties by name. Messages that are sent alike share one, so it is not changed.
 
-    :ivar wire: how the driver encodes them, once it has: what comes before and after the
-        ``message_id`` of each.
+    :ivar encoded: how a driver encodes them, once one has: whose encoding it is, and the bytes.
+        A driver uses its own only.
     """
 
-    __slots__ = ("wire",)
+    __slots__ = ("encoded",)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.wire: tuple[bytes, bytes] | None = None
+        self.encoded: tuple[object, Any] | None = None
 
 
 class Message:
@@ -55,7 +68,7 @@ class Message:
     :param properties: AMQP's basic properties by name, as the wire has them (``expiration`` is
         text in milliseconds, ``timestamp`` whole seconds since 1970).
     :param decoder: a function to use instead of the registry: takes text when the content
-        encoding is a character set, bytes when it is binary or missing.
+        encoding names the character set that the body is in, and bytes in every other case.
     :param accept: names or content types that may be decoded; None is every safe one.
     :param no_ack: the broker settled the message as it delivered it.
     """
@@ -68,8 +81,11 @@ class Message:
     delivery_tag: Any = None
     decoder: Callable[[Any], Any] | None = None
     accept: Collection[str] | None = None
+    #: The content type of a body that has none; None leaves such a body the bytes that it is.
+    default_content_type: str | None = None
     no_ack: bool = False
-    generation: int | None = None
+    #: The life of the channel that delivered it; None for a message made by hand.
+    life: DeliveringLife | None = None
     _state: str = RECEIVED
     _decoded: Any = _unset
     _properties: dict[str, Any] | None = None
@@ -102,9 +118,6 @@ class Message:
     def _delivered_by(self, backend: Settler | None, delivery_tag: Any, no_ack: bool) -> None:
         self.backend = backend
         self.delivery_tag = delivery_tag
-        # Tests build messages on stand-ins for a backend, which have no lock to settle under.
-        if hasattr(getattr(backend, "settling", None), "__enter__"):
-            self.generation = backend.generation if backend is not None else None
         if no_ack:
             self._settled_by_broker()
 
@@ -167,13 +180,22 @@ class Message:
     def decode(self) -> Any:
         """The data that was sent. Decoded at the first call, the same object ever after.
 
+        A body without content type is taken for a :attr:`default_content_type`, if one is set, and
+        otherwise is the bytes that it is.
+
         :raises SerializationError: a DecodeError, ContentDisallowed or SerializerNotInstalled,
             with this message, as it was, in ``.message``.
         """
         if self._decoded is _unset:
             kind, encoding = self._content()
             try:
-                self._decoded = _decode(self.body, kind, encoding, self.accept, self.decoder)
+                self._decoded = _decode(
+                    self.body,
+                    kind or self.default_content_type,
+                    encoding,
+                    self.accept,
+                    self.decoder,
+                )
             except SerializationError as exc:
                 exc.message = self
                 raise
@@ -219,20 +241,22 @@ class Message:
         """
         self._settle(REQUEUED)
 
+    def settle_for_receiver(self) -> None:
+        """Ack it before it is processed, for a receiver that wants no acks."""
+        self._settle(ACK)
+        self.no_ack = True
+
     def _settle(self, state: str) -> None:
-        backend = self.backend
-        if backend is None:
-            raise self.MessageStateError(
-                f"this message can't be {_SETTLED_AS[state]}: no broker delivered it"
-                if self._state is RECEIVED
-                else self._why_not(state)
-            )
-        generation = self.generation
-        # Nobody settles it in another thread meanwhile, and nobody opens another channel.
-        with backend.settling if generation is not None else _UNGUARDED:
+        life = self.life
+        if life is None:
+            self._settle_by_backend(state)
+            return
+        channel = life.channel
+        # Nobody settles it in another thread meanwhile, and nobody ends its life.
+        with life.settle_lock:
             if self._state is not RECEIVED:
                 raise self.MessageStateError(self._why_not(state))
-            if generation is not None and generation != backend.generation:
+            if life.over is not None or not channel.is_open:
                 raise ConnectionLost(
                     f"message {self.delivery_tag} can't be {_SETTLED_AS[state]}: it was delivered "
                     "on an earlier connection or channel; the broker will redeliver it"
@@ -240,14 +264,34 @@ class Message:
             self._state = state
             try:
                 if state is ACK:
-                    backend.ack(self.delivery_tag)
-                elif state is REJECTED:
-                    backend.reject(self.delivery_tag)
+                    channel.ack(self.delivery_tag)
                 else:
-                    backend.requeue(self.delivery_tag)
+                    channel.reject(self.delivery_tag, state is REQUEUED)
             except BaseException:
                 self._state = RECEIVED
                 raise
+            life.settled += 1
+
+    def _settle_by_backend(self, state: str) -> None:
+        """Settle a message that was made by hand, on a backend given with it."""
+        backend = self.backend
+        if backend is None or self._state is not RECEIVED:
+            raise self.MessageStateError(
+                f"this message can't be {_SETTLED_AS[state]}: no broker delivered it"
+                if self._state is RECEIVED
+                else self._why_not(state)
+            )
+        self._state = state
+        try:
+            if state is ACK:
+                backend.ack(self.delivery_tag)
+            elif state is REJECTED:
+                backend.reject(self.delivery_tag)
+            else:
+                backend.requeue(self.delivery_tag)
+        except BaseException:
+            self._state = RECEIVED
+            raise
 
     def _why_not(self, state: str) -> str:
         wish = _SETTLED_AS[state]

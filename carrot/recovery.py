@@ -1,18 +1,25 @@
-"""Recovery: do it again over a new connection, until it works or the limits are reached."""
+"""Recovery: try again over a new connection, until it works or the limits are reached.
+
+A table says which errors are worth another attempt.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from enum import Enum
+from typing import NamedTuple, Protocol
 
 from carrot.deadline import until
 from carrot.exceptions import (
     AccessRefused,
+    BrokerRefused,
+    ChannelError,
     ConnectionFailed,
     ConnectionLost,
     Nacked,
     NotFound,
     OperationTimeout,
+    PreconditionFailed,
     ResourceLocked,
 )
 from carrot.retry import Attempts, Retry, pause
@@ -28,35 +35,82 @@ class Reconnectable(Protocol):
     def tell_recovered(self) -> object: ...
 
 
-def passes(error: Exception) -> bool:
-    """Whether it may work when it is tried again later."""
-    if isinstance(error, AccessRefused):
-        return False  # a wrong password doesn't become right by trying again
-    if isinstance(error, NotFound):
-        # RabbitMQ says this of a queue whose node is not there at present.
-        return "down or inaccessible" in error.text
-    # A quorum queue refuses while it elects a leader, and an exclusive queue is locked until the
-    # broker has noticed that our last connection is gone.
-    return isinstance(
-        error, (ConnectionLost, ConnectionFailed, OperationTimeout, ResourceLocked, Nacked)
-    )
+class ErrorClass(Enum):
+    """What an error means for a loop that recovers."""
+
+    #: It may work when it is tried again later.
+    TRANSIENT = "transient"
+    #: It would be refused each time, so it is raised at once.
+    REFUSED = "refused"
+
+
+class _Row(NamedTuple):
+    """What errors of a class mean, or those with certain *words* in the broker's text."""
+
+    error: type[Exception]
+    means: ErrorClass
+    words: str = ""
+
+
+# The first row that fits counts.
+_TABLE = (
+    # A wrong password doesn't become right.
+    _Row(AccessRefused, ErrorClass.REFUSED),
+    _Row(ConnectionFailed, ErrorClass.TRANSIENT),
+    # Also 320 (CONNECTION_FORCED): an operator restarts the broker.
+    _Row(ConnectionLost, ErrorClass.TRANSIENT),
+    _Row(OperationTimeout, ErrorClass.TRANSIENT),
+    # A quorum queue refuses while it elects a leader.
+    _Row(Nacked, ErrorClass.TRANSIENT),
+    # 530, 540, 541 and others, which close the connection.
+    _Row(BrokerRefused, ErrorClass.REFUSED),
+    # 404: the queue exists, and its node is not there at present.
+    _Row(NotFound, ErrorClass.TRANSIENT, "down or inaccessible"),
+    # 405: until the broker notices that our last connection is gone, it holds exclusive queues.
+    _Row(ResourceLocked, ErrorClass.TRANSIENT),
+    # 406: a message was not acked in time, and is delivered again
+    # (https://www.rabbitmq.com/docs/consumers#acknowledgement-timeout).
+    _Row(PreconditionFailed, ErrorClass.TRANSIENT, "timed out"),
+    # 403, 404, 406 and the rest.
+    _Row(ChannelError, ErrorClass.REFUSED),
+)
+
+
+def classify(error: Exception) -> ErrorClass:
+    """What *error* means for a loop that recovers; REFUSED for all that is not in the table."""
+    for row in _TABLE:
+        if isinstance(error, row.error) and row.words in getattr(error, "text", ""):
+            return row.means
+    return ErrorClass.REFUSED
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether what failed may work when it is tried again later."""
+    return classify(error) is ErrorClass.TRANSIENT
+
+
+# The name that carrot.messaging still uses.
+passes = is_transient
 
 
 def recover(
     connection: Reconnectable,
     lost: Exception,
-    again: Callable[[], object],
+    resubscribe: Callable[[], object],
     retry: Retry,
     is_over: Callable[[], object] = lambda: False,
-    is_curable: Callable[[Exception], bool] = passes,
+    is_recoverable: Callable[[Exception], bool] = is_transient,
 ) -> bool:
-    """Reconnect and do it *again*, and that again and again, within the limits of *retry*.
+    """Reconnect and *resubscribe*, as often as it takes, within the limits of *retry*.
 
     :param lost: what went wrong; the last such error is raised when the limits are reached.
-    :param again: what waits in it waits no longer than until the last attempt is over.
-    :param is_over: nobody needs it any longer.
-    :param is_curable: whether another attempt is worth while after that error.
-    :returns: whether it worked; False: it is over.
+    :param resubscribe: does again what was lost with the connection. Its waits end when the time
+        for the last attempt is over.
+    :param is_over: whether nobody needs it any longer.
+    :param is_recoverable: whether another attempt is worth while after that error.
+    :returns: True when it worked; False when *is_over* said so first.
+    :raises Exception: *lost*, when the connection may not reconnect; the error of the last
+        attempt, when it was the last one or is not recoverable.
     """
     attempts, first = Attempts(retry), lost
     for wait in attempts:
@@ -68,9 +122,9 @@ def recover(
         try:
             with until(attempts.deadline):
                 connection.reopen()
-                again()
+                resubscribe()
         except Exception as exc:
-            if not is_curable(exc):
+            if not is_recoverable(exc):
                 raise
             lost = exc
         else:

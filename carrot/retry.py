@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from math import inf
 
 from carrot.checks import seconds, whole_number
+from carrot.deadline import Deadline, shorter
 from carrot.exceptions import ConfigurationError
 
-# Between two looks whether somebody wants a pause to end, in seconds.
+__all__ = ["Attempts", "Backoff", "Retry", "pause", "shorter"]
+
+# How often a pause asks whether it is over, in seconds.
 _LOOK = 0.05
 
 
@@ -76,17 +79,17 @@ class Retry:
 class Attempts:
     """The attempts of one recovery: iterating yields the seconds to wait before each.
 
-    :ivar deadline: as ``time.monotonic()`` counts; None: there is none.
+    :ivar deadline: when the last attempt must be over.
     """
 
     def __init__(self, retry: Retry) -> None:
         self._retry = retry
-        self.deadline = None if retry.seconds is None else time.monotonic() + retry.seconds
+        self.deadline = Deadline.after(retry.seconds)
 
     @property
     def left(self) -> float | None:
         """Seconds until the deadline, at least 0; None: there is none."""
-        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+        return self.deadline.left
 
     def __iter__(self) -> Iterator[float]:
         waits = iter(self._retry.backoff)
@@ -100,18 +103,11 @@ class Attempts:
 
 
 def pause(seconds: float, is_over: Callable[[], object]) -> bool:
-    """Wait so long, or until ``is_over()``; returns whether that ended it."""
-    end = time.monotonic() + seconds
+    """Wait so many *seconds*, or until ``is_over()``; returns whether that ended it."""
+    end = Deadline.after(seconds)
     while not is_over():
-        left = end - time.monotonic()
-        if left <= 0:
+        left = end.left
+        if not left:
             return False
         time.sleep(min(left, _LOOK))
     return True
-
-
-def shorter(one: float | None, other: float | None) -> float | None:
-    """The shorter of two timeouts; None is none at all."""
-    if one is None or other is None:
-        return other if one is None else one
-    return min(one, other)

@@ -7,10 +7,10 @@ import threading
 
 
 def start(thread: threading.Thread) -> None:
-    """Start *thread*, to which the system gives no signals.
+    """Start *thread* with all signals blocked.
 
-    Else one that comes close behind another can go to it, and not wake what the main thread is
-    waiting for, so that its handler doesn't run.
+    A signal that closely follows another may be delivered to any thread that takes signals. Then
+    the main thread would not wake from what it waits for, and the handler would not run.
     """
     if not hasattr(signal, "pthread_sigmask"):
         thread.start()
@@ -20,3 +20,12 @@ def start(thread: threading.Thread) -> None:
         thread.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def try_to_start(thread: threading.Thread) -> bool:
+    """The same; False: the system, or an interpreter that shuts down, starts no more threads."""
+    try:
+        start(thread)
+    except RuntimeError:
+        return False
+    return True

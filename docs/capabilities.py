@@ -19,6 +19,7 @@ MEANINGS = {
     "expiration": "Messages with an ``expiration``",
     "requeue": "``requeue()``",
     "requeue_in_place": "… at the message's old place",
+    "holds_deliveries": "``wait(limit=)`` takes exactly so many messages out of the queue",
     "prefetch_count": "``prefetch_count`` of a consumer",
     "global_prefetch": "… and of a channel (``apply_global``)",
     "prefetch_size": "``prefetch_size``",

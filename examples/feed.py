@@ -9,6 +9,7 @@ In memory, or over the broker that CARROT_URL names:
 from __future__ import annotations
 
 import os
+import sys
 
 from carrot import BrokerConnection, Consumer, Message, Publisher
 
@@ -17,6 +18,7 @@ FEEDS = (
     "https://example.com/weather.atom",
     "https://example.net/comics.rss",
 )
+DEADLINE = 10  # seconds for all feeds to come back
 
 
 class FeedPublisher(Publisher):
@@ -60,7 +62,10 @@ def main() -> None:
         with FeedPublisher(connection) as publisher:
             for feed_url in FEEDS:
                 publisher.import_feed(feed_url)
-        consumer.wait(limit=len(FEEDS))
+        try:
+            consumer.wait(limit=len(FEEDS), timeout=DEADLINE)
+        except TimeoutError:
+            sys.exit(f"not all feeds came back within {DEADLINE} seconds: is a worker running too?")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Asks a question by message, and waits for the answer to it.
+"""Asks a question by message, and waits for the answer, but not for ever.
 
 In memory, or over the broker that CARROT_URL names.
 """
@@ -6,10 +6,13 @@ In memory, or over the broker that CARROT_URL names.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from uuid import uuid4
 
 from carrot import BrokerConnection, Consumer, Message, Publisher
+
+DEADLINE = 10  # seconds for an answer
 
 
 class Squares(Consumer):
@@ -46,21 +49,34 @@ class Client:
         )
         # Subscribed once and for all: an exclusive queue goes with its last subscription.
         self.replies.consume()
-        self._answers: dict[str, int] = {}
+        self._question = ""
+        self._answer = 0
 
     def _on_reply(self, answer: int, message: Message) -> None:
-        self._answers[message.properties["correlation_id"]] = answer
         message.ack()
+        # The answer to an earlier question may come too late.
+        if message.properties.get("correlation_id") == self._question:
+            self._answer = answer
+            self.replies.stop()
 
     def square(self, number: int) -> int:
-        """Ask, and wait for the answer."""
-        question = str(uuid4())
+        """Ask, and wait for the answer.
+
+        :raises TimeoutError: no answer came within ``DEADLINE``.
+        """
+        self._question = str(uuid4())
+        # The question expires when nobody waits for its answer any more.
         self.questions.send(
-            number, reply_to=self.replies.queue, correlation_id=question, expiration=10
+            number,
+            reply_to=self.replies.queue,
+            correlation_id=self._question,
+            expiration=DEADLINE,
         )
-        while question not in self._answers:
-            self.replies.wait(limit=1)
-        return self._answers.pop(question)
+        try:
+            self.replies.wait(timeout=DEADLINE)
+        except TimeoutError:
+            raise TimeoutError(f"no answer to {number} within {DEADLINE} seconds") from None
+        return self._answer
 
 
 def main() -> None:
@@ -74,6 +90,8 @@ def main() -> None:
             client = Client(here)
             for number in (3, 4, 12):
                 print(f"{number} squared is {client.square(number)}")
+        except TimeoutError as exc:
+            sys.exit(f"{exc}: is the server running?")
         finally:
             server.stop()
             thread.join()

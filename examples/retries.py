@@ -12,11 +12,13 @@ In memory, or over the broker that CARROT_URL names.
 from __future__ import annotations
 
 import os
+import sys
 
 from carrot import BrokerConnection, Consumer, Message, Publisher
 
 ATTEMPTS = 3
 PAUSE = 200  # milliseconds
+DEADLINE = 10  # seconds for all orders
 
 
 class Orders(Consumer):
@@ -34,13 +36,13 @@ class Orders(Consumer):
             queue_arguments={"x-message-ttl": PAUSE, "x-dead-letter-exchange": "orders"},
         )
         self.failed = Publisher(connection, exchange="orders-failed", mandatory=True)
+        self.unfinished: set[str] = set()
 
     def receive(self, order: str, message: Message) -> None:
         """Called with each message, also when it comes back."""
         attempt = rejections(message) + 1
         if order == "book" or (order == "rowing boat" and attempt == 2):
             print(f"attempt {attempt}: {order} delivered")
-            message.ack()
         elif attempt < ATTEMPTS:
             print(f"attempt {attempt}: no {order} here, later perhaps")
             message.reject()
@@ -49,8 +51,9 @@ class Orders(Consumer):
             print(f"attempt {attempt}: no {order} here, put aside")
             # Acked after it has been taken: at worst it is there twice, but never lost.
             self.failed.send(order)
-            message.ack()
-        if order == "submarine":
+        message.ack()
+        self.unfinished.discard(order)
+        if not self.unfinished:
             self.stop()
 
 
@@ -61,13 +64,18 @@ def rejections(message: Message) -> int:
 
 
 def main() -> None:
-    """Order three things, and work until the last is delivered or put aside."""
+    """Order three things, and work until each is delivered or put aside."""
     url = os.environ.get("CARROT_URL") or "memory://"
     with BrokerConnection(url) as connection, Orders(connection) as orders:
         failed = Consumer(connection, queue="orders-failed", exchange="orders-failed")
+        orders.unfinished = {"book", "rowing boat", "submarine"}
         with Publisher(connection, exchange="orders") as publisher:
-            publisher.send_many(["book", "rowing boat", "submarine"])
-        orders.wait()
+            publisher.send_many(sorted(orders.unfinished))
+        try:
+            orders.wait(timeout=DEADLINE)
+        except TimeoutError:
+            lost = ", ".join(sorted(orders.unfinished))
+            sys.exit(f"neither delivered nor put aside within {DEADLINE} seconds: {lost}")
         for message in failed.iterqueue():
             print(f"failed: {message.payload}")
             message.ack()

@@ -6,9 +6,12 @@ In memory, or over the broker that CARROT_URL names.
 from __future__ import annotations
 
 import os
+import sys
 from typing import Any
 
 from carrot import BrokerConnection, Consumer, ConsumerSet, Message, Publisher
+
+DEADLINE = 10  # seconds for the messages of each loop
 
 
 class Mailbox(Consumer):
@@ -45,10 +48,13 @@ def main() -> None:
         with Publisher(connection, exchange="notify-text") as text:
             text.send({"to": "+44 20 7946 0018", "text": "three new feeds"})
         # Queues keep the order of their own messages; between two queues there is none.
-        notifier.wait(limit=2)
-        with Publisher(connection, exchange="notify-text") as text:
-            text.send({"last": True})
-        notifier.wait()
+        try:
+            notifier.wait(limit=2, timeout=DEADLINE)
+            with Publisher(connection, exchange="notify-text") as text:
+                text.send({"last": True})
+            notifier.wait(timeout=DEADLINE)
+        except TimeoutError:
+            sys.exit(f"a message did not come within {DEADLINE} seconds")
 
 
 if __name__ == "__main__":

@@ -15,14 +15,26 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Self
 from uuid import uuid4
+from weakref import WeakSet
 
-from carrot.backends.base import BaseBackend, BaseTransport, Capabilities, QueueDeclared
+from carrot.backends.base import (
+    BaseChannel,
+    BaseTransport,
+    Binding,
+    Capabilities,
+    Exchange,
+    Queue,
+    QueueDeclared,
+)
+from carrot.backends.seam.backend import Backend as SeamBackend
+from carrot.backends.seam.confirms import Confirms
 from carrot.checks import required_name, short_string, table
 from carrot.exceptions import (
+    ChannelError,
     ConnectionFailed,
     ConnectionLost,
     EncodeError,
@@ -32,7 +44,7 @@ from carrot.exceptions import (
     PreconditionFailed,
 )
 from carrot.message import Message
-from carrot.routing import check_exchange_type, matches
+from carrot.routing import matches
 from carrot.settings import ConnectionSettings
 
 POLL = 0.02
@@ -75,21 +87,6 @@ ASKS_FOR = {
 }
 
 
-class Channel:
-    """What one backend holds; its name marks that in the file."""
-
-    def __init__(self, transport: Transport, name: str) -> None:
-        self.transport = transport
-        self.name = name
-        self.prefetch_count = 0
-        self.consumers: dict[str, tuple[str, bool]] = {}  # tag: (queue, no_ack)
-        self.unsettled: dict[int, str | None] = {}  # delivery tag: the consumer's
-
-    def has_room(self, consumer_tag: str) -> bool:
-        held = list(self.unsettled.values()).count(consumer_tag)
-        return not self.prefetch_count or held < self.prefetch_count
-
-
 class Transport(BaseTransport):
     """A connection to the file. Its name begins with our process id: others see if we live."""
 
@@ -97,6 +94,7 @@ class Transport(BaseTransport):
         super().__init__()
         self.file = file
         self.name = f"{os.getpid()}-{uuid4()}"
+        self.channels: WeakSet[Channel] = WeakSet()
         self._numbers = itertools.count(1)
         self._db: sqlite3.Connection | None = sqlite3.connect(
             file, timeout=timeout or 3600, isolation_level=None, check_same_thread=False
@@ -134,14 +132,16 @@ class Transport(BaseTransport):
         return self._db is not None
 
     def channel(self) -> Channel:
-        return Channel(self, f"{self.name}-{next(self._numbers)}")
+        channel = Channel(self, f"{self.name}-{next(self._numbers)}")
+        self.channels.add(channel)
+        return channel
 
     def wait_for(self, ready: Callable[[], object], timeout: float | None = None) -> None:
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             self.run("SELECT 1")  # raises when the connection is closed
-            for backend in list(self.backends):
-                backend.deliver_ready()
+            for channel in list(self.channels):
+                channel.deliver_ready()
             if ready():
                 return
             if deadline is not None and time.monotonic() >= deadline:
@@ -162,204 +162,199 @@ class Transport(BaseTransport):
             db.close()
 
 
-class Backend(BaseBackend):
+class Backend(SeamBackend):
     """All exchange types, and queues that stay until they are deleted."""
 
     transport_cls = Transport
     capabilities = Capabilities(
-        priorities=False,
-        expiration=False,
-        dead_letters=False,
-        max_length=False,
-        exchange_bindings=False,
-        alternate_exchange=False,
-    )
+        priorities=False, expiration=False, dead_letters=False, max_length=False,
+        exchange_bindings=False, alternate_exchange=False, exclusive=False, auto_delete=False,
+        arguments=False, global_prefetch=False,
+    )  # fmt: skip
 
-    def _run(self, statement: str, *values: Any, **named: Any) -> list[Any]:
-        return self.channel.transport.run(statement, *values, **named)
 
-    def _open_channel(self, transport: Transport) -> Channel:
-        return transport.channel()
+class Channel(BaseChannel):
+    """What one channel holds; its name marks that in the file."""
 
-    def _close_channel(self, channel: Channel) -> None:
-        with suppress(ConnectionLost):
-            channel.transport.release(channel.name)
+    def __init__(self, transport: Transport, name: str) -> None:
+        self.is_open = True
+        self._name = name
+        self._transport = transport
+        self._run = transport.run
+        self._confirms: Confirms | None = None
+        self._prefetch_count = 0
+        self._consumers: dict[str, tuple[str, bool]] = {}  # tag: (queue, no_ack)
+        self._unsettled: dict[int, str | None] = {}  # delivery tag: the consumer's
+
+    def _check(self, ok: object, why: str, error: type[ChannelError] = PreconditionFailed) -> None:
+        """Refuse what is not allowed as AMQP's brokers do: the channel is over with it."""
+        if not ok:
+            self.close()
+            raise error(why)
 
     # -- topology
 
-    def exchange_declare(
-        self, exchange: str, type: str, durable: bool, auto_delete: bool,
-        arguments: Arguments = None,
-    ) -> None:  # fmt: skip
-        if type not in ("direct", "fanout", "topic", "headers"):
-            raise NotSupported(f"the spool has no exchanges of type {check_exchange_type(type)!r}")
-        _refuse(arguments, auto_delete=auto_delete)
-        name = required_name("exchange", exchange)
-        self._run("INSERT OR IGNORE INTO exchange VALUES (?, ?, ?)", name, type, durable)
+    def declare(self, entity: Exchange | Queue) -> QueueDeclared | None:
+        if isinstance(entity, Queue):
+            return self._declare_queue(entity)
+        name, durable = required_name("exchange", entity.name), entity.durable
+        if entity.type not in ("direct", "fanout", "topic", "headers"):
+            raise NotSupported(f"the spool has no exchanges of type {entity.type!r}")
+        _check_supported(entity.arguments, auto_delete=entity.auto_delete)
+        self._run("INSERT OR IGNORE INTO exchange VALUES (?, ?, ?)", name, entity.type, durable)
         [found] = self._run("SELECT type, durable FROM exchange WHERE name = ?", name)
-        if found != (type, durable):
-            raise PreconditionFailed(
-                f"exchange {name!r} exists as {found[0]!r} with durable={bool(found[1])}, and is "
-                f"declared here as {type!r} with durable={durable}"
-            )
+        there = f"exchange {name!r} exists as {found[0]!r} with durable={bool(found[1])}"
+        here = f"is declared here as {entity.type!r} with durable={durable}"
+        self._check(found == (entity.type, durable), f"{there}, and {here}")
+        return None
 
-    def exchange_delete(self, exchange: str, if_unused: bool = False) -> None:
+    def _declare_queue(self, entity: Queue) -> QueueDeclared:
+        name, durable, exclusive, auto_delete, arguments = entity
+        _check_supported(arguments, exclusive=exclusive, auto_delete=auto_delete)
+        name = short_string("queue", name) or f"spool-{uuid4()}"
+        self._run("INSERT OR IGNORE INTO queue VALUES (?, ?)", name, durable)
+        [found] = self._run("SELECT durable FROM queue WHERE name = ?", name)
+        self._check(found == (durable,), f"queue {name!r} exists with durable={not durable}")
+        return self.inspect(name)
+
+    def inspect(self, queue: str) -> QueueDeclared:
+        self._check_exists("queue", queue)
+        ready = "SELECT count(*) FROM message WHERE queue = ? AND owner IS NULL"
+        consumers = "SELECT count(*) FROM consumer WHERE queue = ?"
+        [[message_count]], [[consumer_count]] = self._run(ready, queue), self._run(consumers, queue)
+        return QueueDeclared(queue, message_count, consumer_count)
+
+    def delete_exchange(self, exchange: str, if_unused: bool) -> None:
         name = required_name("exchange", exchange)
-        if if_unused and self._run("SELECT 1 FROM binding WHERE exchange = ?", name):
-            raise PreconditionFailed(f"exchange {name!r} has bindings")
+        is_used = if_unused and self._run("SELECT 1 FROM binding WHERE exchange = ?", name)
+        self._check(not is_used, f"exchange {name!r} has bindings")
         self._run("DELETE FROM binding WHERE exchange = ?", name)
         self._run("DELETE FROM exchange WHERE name = ?", name)
 
-    def exchange_bind(
-        self, destination: str, source: str, routing_key: str = "", arguments: Arguments = None
-    ) -> None:
-        self.require("exchange_bindings", f"bind a queue to {source!r} instead of {destination!r}")
-
-    exchange_unbind = exchange_bind
-
-    def queue_declare(
-        self, queue: str, durable: bool, exclusive: bool, auto_delete: bool,
-        warn_if_exists: bool = False, arguments: Arguments = None,
-    ) -> QueueDeclared:  # fmt: skip
-        _refuse(arguments, exclusive=exclusive, auto_delete=auto_delete)
-        name = short_string("queue", queue) or f"spool-{uuid4()}"
-        if warn_if_exists and queue:
-            self._warn_existing(name)
-        self._run("INSERT OR IGNORE INTO queue VALUES (?, ?)", name, durable)
-        [found] = self._run("SELECT durable FROM queue WHERE name = ?", name)
-        if found != (durable,):
-            raise PreconditionFailed(f"queue {name!r} exists with durable={not durable}")
-        return QueueDeclared(name, self._count_ready(name), self._count_consumers(name))
-
-    def _count_ready(self, queue: str) -> int:
-        ready = "SELECT count(*) FROM message WHERE queue = ? AND owner IS NULL"
-        return int(self._run(ready, queue)[0][0])
-
-    def _count_consumers(self, queue: str) -> int:
-        return int(self._run("SELECT count(*) FROM consumer WHERE queue = ?", queue)[0][0])
-
-    def queue_bind(
-        self, queue: str, exchange: str, routing_key: str = "", arguments: Arguments = None
-    ) -> None:
-        self._check_exists("queue", queue)
-        self._check_exists("exchange", required_name("exchange", exchange))
-        binding = queue, exchange, short_string("routing key", routing_key), _json(arguments)
-        self._run("INSERT OR IGNORE INTO binding VALUES (?, ?, ?, ?)", *binding)
-
-    def queue_unbind(
-        self, queue: str, exchange: str, routing_key: str = "", arguments: Arguments = None
-    ) -> None:
-        bound = "queue = ? AND exchange = ? AND key = ? AND arguments = ?"
-        binding = queue, exchange, routing_key, _json(arguments)
-        self._run(f"DELETE FROM binding WHERE {bound}", *binding)
-
-    def queue_exists(self, queue: str) -> bool:
-        return bool(self._run("SELECT 1 FROM queue WHERE name = ?", queue))
-
-    def queue_purge(self, queue: str) -> int:
-        self._check_exists("queue", queue)
-        return len(self._run(DELETE_READY, queue))
-
-    def queue_delete(self, queue: str, if_unused: bool = False, if_empty: bool = False) -> int:
-        if if_unused and self._count_consumers(queue):
-            raise PreconditionFailed(f"queue {queue!r} has consumers")
-        if if_empty and self._count_ready(queue):
-            raise PreconditionFailed(f"queue {queue!r} is not empty")
+    def delete_queue(self, queue: str, if_unused: bool, if_empty: bool) -> int:
+        if not self._run("SELECT 1 FROM queue WHERE name = ?", queue):
+            return 0
+        _, message_count, consumer_count = self.inspect(queue)
+        self._check(not (if_unused and consumer_count), f"queue {queue!r} has consumers")
+        self._check(not (if_empty and message_count), f"queue {queue!r} is not empty")
         self._run("DELETE FROM queue WHERE name = ?", queue)
         self._run("DELETE FROM binding WHERE queue = ?", queue)
         return len(self._run(DELETE_READY, queue))
 
+    def bind(self, binding: Binding) -> None:
+        values = _values(binding)
+        self._check_exists("queue", binding.destination)
+        self._check_exists("exchange", binding.source)
+        self._run("INSERT OR IGNORE INTO binding VALUES (?, ?, ?, ?)", *values)
+
+    def unbind(self, binding: Binding) -> None:
+        columns = "queue, exchange, key, arguments"
+        self._run(f"DELETE FROM binding WHERE ({columns}) = (?, ?, ?, ?)", *_values(binding))
+
+    def purge(self, queue: str) -> int:
+        self._check_exists("queue", queue)
+        return len(self._run(DELETE_READY, queue))
+
     def _check_exists(self, kind: str, name: str) -> None:
-        if not self._run(f"SELECT 1 FROM {kind} WHERE name = ?", short_string(kind, name)):
-            raise NotFound(f"no {kind} {name!r} in the spool: declare it first")
+        rows = self._run(f"SELECT 1 FROM {kind} WHERE name = ?", short_string(kind, name))
+        self._check(rows, f"no {kind} {name!r} in the spool: declare it first", NotFound)
 
     # -- publishing
 
     def publish(
-        self, message: Message, exchange: str, routing_key: str, mandatory: bool = False
+        self, message: Message, exchange: str, routing_key: str, mandatory: bool
     ) -> int | None:
-        message_and_way = {"exchange": exchange, "key": routing_key, "body": message.body}
-        queues = self._run(ROUTE, **message_and_way, properties=_json(message.properties))
+        way = {"exchange": exchange, "key": routing_key}
+        queues = self._run(ROUTE, **way, properties=_json(message.properties), body=message.body)
         if not queues:
             self._check_exists("exchange", exchange)
-        if mandatory and not queues and self.confirms is not None:
-            return self.confirms.refused(message, exchange, routing_key, "NO_ROUTE")
+        if mandatory and not queues and self._confirms is not None:
+            return self._confirms.refused(message, exchange, routing_key, "NO_ROUTE")
         return None  # the file has it by now, so there is no confirm to wait for
 
-    def _confirm_select(self, channel: Channel) -> None:
-        """Nothing to do: SQLite's commit is the confirm."""
+    def confirm_select(self, confirms: Confirms) -> None:
+        self._confirms = confirms  # SQLite's commit is the confirm
 
-    # -- receiving
+    # -- consuming
 
-    def get(self, queue: str, no_ack: bool = False, timeout: float | None = None) -> Message | None:
-        message = self._take(self.channel, queue, no_ack, consumer_tag=None)
+    def qos(self, prefetch_count: int, apply_global: bool) -> None:
+        if apply_global:
+            Backend.require("global_prefetch", "the spool counts by consumer")
+        self._prefetch_count = prefetch_count
+
+    def subscribe(self, queue: str, consumer_tag: str, no_ack: bool) -> None:
+        self._check_exists("queue", queue)
+        self._run("INSERT INTO consumer VALUES (?, ?, ?)", consumer_tag, queue, self._name)
+        self._consumers[consumer_tag] = (queue, no_ack)
+
+    def unsubscribe(self, consumer_tag: str, take_unseen: Callable[[], Sequence[int]]) -> None:
+        self._consumers.pop(consumer_tag, None)
+        self._run("DELETE FROM consumer WHERE tag = ? AND owner = ?", consumer_tag, self._name)
+        for delivery_tag in take_unseen():
+            self.nack(delivery_tag)
+
+    def deliver_ready(self) -> None:
+        """Deliver what is ready for the consumers, as far as their limit allows."""
+        if (listener := self.listener) is None:
+            return
+        for tag, (queue, no_ack) in list(self._consumers.items()):
+            while self._has_room(tag) and (message := self._take(queue, no_ack, tag)):
+                listener.deliver(tag, message)
+            if not self._run("SELECT 1 FROM queue WHERE name = ?", queue):
+                self.unsubscribe(tag, list)
+                listener.consumer_cancelled(tag)
+
+    def _has_room(self, consumer_tag: str) -> bool:
+        held = list(self._unsettled.values()).count(consumer_tag)
+        return not self._prefetch_count or held < self._prefetch_count
+
+    def get(self, queue: str, no_ack: bool, timeout: float | None) -> Message | None:
+        message = self._take(queue, no_ack, consumer_tag=None)
         if message is None:
             self._check_exists("queue", queue)
         return message
 
-    def _take(
-        self, channel: Channel, queue: str, no_ack: bool, consumer_tag: str | None
-    ) -> Message | None:
+    def _take(self, queue: str, no_ack: bool, consumer_tag: str | None) -> Message | None:
         if no_ack:
             rows = self._run(f"DELETE FROM message WHERE id = {FIRST} {FIELDS}", queue)
         else:
             take = f"UPDATE message SET owner = ? WHERE id = {FIRST} {FIELDS}"
-            rows = self._run(take, channel.name, queue)
-        for number, exchange, key, properties, body, redelivered in rows:
-            if not no_ack:
-                channel.unsettled[number] = consumer_tag
-            info = {"exchange": exchange, "routing_key": key, "redelivered": bool(redelivered)}
-            return self.Message(
-                self, body, number, properties=json.loads(properties), no_ack=no_ack,
-                delivery_info={**info, "consumer_tag": consumer_tag},
-            )  # fmt: skip
-        return None
-
-    def _subscribe(self, channel: Channel, queue: str, consumer_tag: str, no_ack: bool) -> None:
-        self._check_exists("queue", queue)
-        self._run("INSERT INTO consumer VALUES (?, ?, ?)", consumer_tag, queue, channel.name)
-        channel.consumers[consumer_tag] = (queue, no_ack)
-
-    def _unsubscribe(self, channel: Channel, consumer_tag: str) -> None:
-        del channel.consumers[consumer_tag]
-        self._run("DELETE FROM consumer WHERE tag = ?", consumer_tag)
-
-    def deliver_ready(self) -> None:
-        """Put what is ready for our consumers into the inbox, as far as their limit allows."""
-        for tag, (queue, no_ack) in list(self._channel.consumers.items()):
-            while self._channel.has_room(tag):
-                message = self._take(self._channel, queue, no_ack, tag)
-                if message is None:
-                    break
-                self.deliver(tag, message)
-            if not self.queue_exists(queue):
-                self._unsubscribe(self._channel, tag)
-                self.cancelled_by_broker(tag)
-
-    def _qos(self, channel: Channel, prefetch_count: int, apply_global: bool) -> None:
-        if apply_global:
-            raise NotSupported("the spool counts prefetched messages by consumer, not globally")
-        channel.prefetch_count = prefetch_count
+            rows = self._run(take, self._name, queue)
+        if not rows:
+            return None
+        [(number, exchange, key, properties, body, redelivered)] = rows
+        if not no_ack:
+            self._unsettled[number] = consumer_tag
+        info = {"exchange": exchange, "routing_key": key, "redelivered": bool(redelivered),
+                "consumer_tag": consumer_tag}  # fmt: skip
+        properties = json.loads(properties)
+        message = Message(None, body, number, None, None, info, properties, no_ack=no_ack)
+        message.life = self.listener
+        return message
 
     # -- settling
 
     def ack(self, delivery_tag: int, multiple: bool = False) -> None:
         self._settle("DELETE FROM message", delivery_tag, multiple)
 
-    def reject(self, delivery_tag: int) -> None:
-        self._settle("DELETE FROM message", delivery_tag)
+    def nack(self, delivery_tag: int, multiple: bool = False) -> None:
+        self._settle(PUT_BACK, delivery_tag, multiple)
 
-    def requeue(self, delivery_tag: int) -> None:
-        self._settle(PUT_BACK, delivery_tag)
+    def reject(self, delivery_tag: int, requeue: bool) -> None:
+        self._settle(PUT_BACK if requeue else "DELETE FROM message", delivery_tag)
 
     def _settle(self, how: str, delivery_tag: int, multiple: bool = False) -> None:
-        channel = self.delivering_channel
-        tags = list(channel.unsettled)  # in the order of their delivery
-        if delivery_tag not in tags:
-            raise PreconditionFailed(f"unknown delivery tag {delivery_tag}")
+        tags = list(self._unsettled)  # in the order of their delivery
+        self._check(delivery_tag in tags, f"unknown delivery tag {delivery_tag}")
         for tag in tags[: tags.index(delivery_tag) + 1] if multiple else [delivery_tag]:
-            self._run(f"{how} WHERE id = ? AND owner = ?", tag, channel.name)
-            del channel.unsettled[tag]
+            self._run(f"{how} WHERE id = ? AND owner = ?", tag, self._name)
+            del self._unsettled[tag]
+
+    def close(self) -> None:
+        self.is_open = False
+        self._consumers.clear()
+        with suppress(ConnectionLost):
+            self._transport.release(self._name)
 
 
 def _takes(type: str, binding_key: str, arguments: str, key: str, properties: str) -> bool:
@@ -374,22 +369,27 @@ def _json(values: Arguments) -> str:
         raise EncodeError(f"the spool keeps arguments and headers as JSON: {exc}") from exc
 
 
-def _refuse(arguments: Arguments, **flags: bool) -> None:
+def _values(binding: Binding) -> tuple[str, str, str, str]:
+    """A binding as its table has it."""
+    queue, source, key, arguments, to_exchange = binding
+    if to_exchange:
+        Backend.require("exchange_bindings", f"bind a queue to {source!r} instead of {queue!r}")
+    required_name("exchange", source)
+    return queue, source, short_string("routing key", key), _json(arguments)
+
+
+def _check_supported(arguments: Arguments, **flags: bool) -> None:
     """Say no to what this backend doesn't do, instead of doing without it."""
     for name in arguments or ():
-        if name in ASKS_FOR:
-            Backend.require(ASKS_FOR[name], f"declare without {name}")
-        raise NotSupported(f"the spool does not know the argument {name!r}")
+        Backend.require(ASKS_FOR.get(name, "arguments"), f"declare without {name}")
     for name, is_set in flags.items():
         if is_set:
-            raise NotSupported(f"what the spool has stays until it is deleted: no {name}")
+            Backend.require(name, "what is in the spool stays until it is deleted")
 
 
 def _is_alive(process_id: int) -> bool:
     try:
         os.kill(process_id, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
+    except OSError as exc:
+        return isinstance(exc, PermissionError)
     return True

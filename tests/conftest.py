@@ -13,6 +13,12 @@ import pytest
 from tests.brokers import ActiveMQ, RabbitMQ, ZeroMQ
 from tests.brokers.rabbitmq import version_at
 from tests.brokers.tls import TlsBroker, running_tls_broker
+from tests.locks import LockOrder
+
+# Nothing above imports carrot, some of whose locks are made when it is imported.
+LOCK_ORDER = LockOrder()
+if os.environ.get("CARROT_TEST_LOCKS") != "off":
+    LOCK_ORDER.install()
 
 GIVEN_URL = os.environ.get("CARROT_TEST_AMQP_URL")
 IN_CI = os.environ.get("CI", "").lower() in ("true", "1", "yes")
@@ -36,7 +42,16 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
                 _passed[str(value)] += 1
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if LOCK_ORDER.report() and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    terminalreporter.write_line(LOCK_ORDER.summary())
+    if report := LOCK_ORDER.report():
+        terminalreporter.section("locks taken both ways round", red=True)
+        terminalreporter.write_line(report)
     for line in _brokers:
         terminalreporter.write_line(line)
     if _passed:

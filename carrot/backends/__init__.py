@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from carrot.backends.base import BaseBackend
+from carrot.backends.seam.backend import Backend as BaseBackend
 from carrot.exceptions import BackendNotFound
 
 if TYPE_CHECKING:

@@ -1,164 +1,319 @@
-"""The seam: what every driver fills in, and what is written once for all of them.
+"""The seam: all that a driver must know. It writes a transport and a channel, one life each.
 
-A **transport** is one live connection to a broker. A **backend** is one channel on it; each
-Publisher, Consumer and ConsumerSet owns one. BaseBackend is put together of its parts: topology,
-lifecycle, consuming, and here publishing and settling.
+A **transport** is one live connection to a broker, a **channel** one life of a channel on it.
+Neither comes back when it is over, and neither knows of recovery: that is written once, in
+:mod:`carrot.backends.seam`. A driver's ``Backend`` only names its transport and what it can do.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Collection, Iterator
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from importlib import import_module
+from typing import Any, NamedTuple, Protocol
 
-from carrot.backends.confirms import Confirms
-from carrot.backends.consuming import Consuming
-from carrot.backends.lifecycle import Capabilities, ConnectionLike, Subscription
-from carrot.backends.topology import QueueAlreadyExistsWarning, QueueDeclared
 from carrot.backends.transport import BaseTransport
-from carrot.deadline import spelled, within
-from carrot.exceptions import ConnectionLost, OperationTimeout
-from carrot.message import Message, Outgoing, Properties
+from carrot.checks import required_name, short_string, table
+from carrot.exceptions import CarrotError, ConfigurationError, EncodeError
+from carrot.message import Message
 
 __all__ = [
-    "BaseBackend",
+    "BaseChannel",
     "BaseMessage",
     "BaseTransport",
+    "Binding",
     "Capabilities",
-    "ConnectionLike",
+    "ChannelListener",
+    "Exchange",
+    "Queue",
     "QueueAlreadyExistsWarning",
     "QueueDeclared",
-    "Subscription",
+    "Subscribed",
 ]
 
 #: The name that carrot has always had for a received message.
 BaseMessage = Message
 
+Arguments = Mapping[str, Any] | None
 
-class BaseBackend(Consuming):
-    """A channel of a broker, as the layers above know it; see :class:`Lifecycle`."""
+
+# No dataclass: with so many fields its import takes 4 ms more.
+class Capabilities(NamedTuple):
+    """What a driver can do, by keywords; asked for anything else it raises NotSupported.
+
+    :param thread_safe: several threads may use one connection at once.
+    :param arguments: of queues (``x-…``), others than those that have a field of their own.
+    :param deletion: of queues, exchanges and bindings.
+    :param inspection: the broker says which queues and exchanges there are and what is in them,
+        and refuses the use of others.
+    :param overlapping_bindings: a message that matches several bindings of a queue comes once.
+    :param requeue_in_place: a message that a consumer requeues comes next, and not last.
+    :param holds_deliveries: what a consumer has received stays in hand, and is not marked as
+        redelivered, when the consumer ends.
+    :param topic_patterns: every ``#`` and ``*`` of AMQP, and not only some.
+    """
+
+    confirms: bool = True
+    mandatory: bool = True
+    immediate: bool = False
+    requeue: bool = True
+    prefetch_count: bool = True
+    prefetch_size: bool = False
+    priorities: bool = True
+    expiration: bool = True
+    dead_letters: bool = True
+    max_length: bool = True
+    headers_exchange: bool = True
+    exchange_bindings: bool = True
+    alternate_exchange: bool = True
+    thread_safe: bool = False
+    arguments: bool = True
+    auto_delete: bool = True
+    deletion: bool = True
+    exclusive: bool = True
+    global_prefetch: bool = True
+    inspection: bool = True
+    overlapping_bindings: bool = True
+    requeue_in_place: bool = True
+    holds_deliveries: bool = True
+    topic_patterns: bool = True
+
+
+# -- what is declared -------------------------------------------------------------------
+
+
+class Exchange(NamedTuple):
+    """An exchange to declare.
+
+    :param type: direct, fanout, topic, headers, or a type that the broker adds (``x-…``).
+    """
+
+    name: str
+    type: str
+    durable: bool
+    auto_delete: bool
+    arguments: Arguments = None
+
+
+class Queue(NamedTuple):
+    """A queue to declare; for the name ``""`` the broker makes one up."""
+
+    name: str
+    durable: bool
+    exclusive: bool
+    auto_delete: bool
+    arguments: Arguments = None
+
+
+class Binding(NamedTuple):
+    """What an exchange routes by that key, or those headers, goes on to a queue or an exchange.
+
+    :param to_exchange: the destination is an exchange (RabbitMQ's extension).
+    """
+
+    destination: str
+    source: str
+    routing_key: str = ""
+    arguments: Arguments = None
+    to_exchange: bool = False
+
+    def check(self) -> None:
+        """:raises ConfigurationError: it can't be made; names the binding."""
+        try:
+            required_name("the exchange of a binding", self.source)
+            short_string("the routing key of a binding", self.routing_key)
+            if self.arguments is not None:
+                table("the arguments of a binding", self.arguments)
+        except EncodeError as exc:
+            raise ConfigurationError(str(exc)) from exc
+
+
+class QueueDeclared(NamedTuple):
+    """The broker's answer to a declaration: the name, ready messages, consumers."""
+
+    queue: str
+    message_count: int
+    consumer_count: int
+
+
+class QueueAlreadyExistsWarning(UserWarning):
+    """The queue was there before, so a new binding adds to its old ones."""
+
+
+# -- the channel ------------------------------------------------------------------------
+
+
+class Subscribed(Protocol):
+    """A consumer of a channel, as the channel sees it."""
+
+    @property
+    def no_ack(self) -> bool: ...
+
+
+class ChannelListener(Protocol):
+    """Who is told what comes in on a channel; called by whichever thread is reading.
+
+    Its methods are quick, wait for nothing and ask the broker nothing.
+    """
+
+    @property
+    def subscriptions(self) -> Mapping[str, Subscribed]:
+        """Its consumers, by their tags."""
+
+    def deliver(self, consumer_tag: str, message: Message) -> None:
+        """The broker delivered *message* to that consumer."""
+
+    def consumer_cancelled(self, consumer_tag: str) -> None:
+        """The broker ended that consumer (basic.cancel)."""
+
+    def channel_closed(self, error: CarrotError) -> None:
+        """The broker closed the channel, or nobody will hear its answers any more."""
+
+
+class BaseChannel(ABC):
+    """One life of a channel, open from the moment it is made.
+
+    Every method may raise ChannelError (the broker refused, and the channel is over),
+    BrokerRefused (the same for the whole connection), ConnectionLost and OperationTimeout.
+
+    :ivar is_open: as far as is known without asking the broker.
+    """
+
+    is_open: bool
+    _listener: weakref.ref[ChannelListener] | None = None
+
+    def listen(self, listener: ChannelListener) -> None:
+        """Tell *listener* what comes in from now on; it is not kept alive for it."""
+        self._listener = weakref.ref(listener)
+
+    @property
+    def listener(self) -> ChannelListener | None:
+        """Who is told what comes in, if anybody is."""
+        return None if self._listener is None else self._listener()
+
+    @property
+    def native(self) -> Any:
+        """The channel of the library that the driver works with; the same object if none."""
+        return self
+
+    # -- topology
+
+    @abstractmethod
+    def declare(self, entity: Exchange | Queue) -> QueueDeclared | None:
+        """Create an exchange or a queue, or check that the one of that name is the same.
+
+        :raises PreconditionFailed: it exists and is different.
+        :raises ResourceLocked: the queue is exclusive to another connection.
+        """
+
+    @abstractmethod
+    def inspect(self, queue: str) -> QueueDeclared:
+        """Ask for a queue without creating it; the channel is used for nothing else.
+
+        :raises NotFound: there is none.
+        """
+
+    @abstractmethod
+    def delete_exchange(self, exchange: str, if_unused: bool) -> None:
+        """Delete an exchange; one that isn't there is no error."""
+
+    @abstractmethod
+    def delete_queue(self, queue: str, if_unused: bool, if_empty: bool) -> int:
+        """Delete a queue, and say how many messages went with it; none there is no error."""
+
+    @abstractmethod
+    def bind(self, binding: Binding) -> None:
+        """Make a binding.
+
+        :raises NotFound: no such queue, or no such exchange.
+        """
+
+    @abstractmethod
+    def unbind(self, binding: Binding) -> None:
+        """Undo :meth:`bind`; a binding that isn't there is no error."""
+
+    @abstractmethod
+    def purge(self, queue: str) -> int:
+        """Discard the queue's ready messages, and say how many they were."""
 
     # -- publishing
 
-    def prepare_message(
-        self, message_data: bytes, delivery_mode: int, **properties: Any
-    ) -> BaseMessage:
-        """A message to :meth:`publish`; properties that are None are left out."""
-        given = {name: value for name, value in properties.items() if value is not None}
-        return Outgoing(message_data, Properties(given, delivery_mode=delivery_mode))
-
     @abstractmethod
     def publish(
-        self, message: BaseMessage, exchange: str, routing_key: str, mandatory: bool = False
+        self, message: Message, exchange: str, routing_key: str, mandatory: bool
     ) -> int | None:
         """Hand *message* to the broker.
 
-        :returns: its number for :meth:`wait_for_confirms`, after :meth:`confirm_select`; None:
-            there is nothing to wait for.
-        :raises ConnectionLost: the broker may or may not have it.
+        :returns: its number in the books of :meth:`confirm_select`; None: there is nothing to
+            wait for.
         """
+
+    @abstractmethod
+    def confirm_select(self, confirms: Any) -> None:
+        """From now on the broker confirms what is published; *confirms* are the books."""
 
     @contextmanager
     def batching(self) -> Iterator[None]:
-        """While in this context, the driver may keep messages back to send several at once."""
+        """While in this context, messages may be held back, to send several at once."""
         yield
 
-    def wait_until_unblocked(self, timeout: float | None) -> None:
-        """Wait until the broker takes messages again, if it doesn't, as far as is known.
+    # -- consuming
 
-        :param timeout: seconds; None waits as long as it takes.
-        :raises OperationTimeout: it doesn't, and says why.
+    @abstractmethod
+    def qos(self, prefetch_count: int, apply_global: bool) -> None:
+        """Limit unsettled deliveries: of each consumer from now on, or of the whole channel."""
+
+    @abstractmethod
+    def subscribe(self, queue: str, consumer_tag: str, no_ack: bool) -> None:
+        """Start a consumer. Its deliveries, which may overtake the answer, go to the listener.
+
+        :raises NotFound: no such queue.
         """
-        transport, timeout = self._transport, within(timeout)
-        if transport is not None and transport.is_open and transport.blocked is not None:
-            try:
-                transport.wait_for(lambda: transport.blocked is None, timeout)
-            except OperationTimeout as exc:
-                raise OperationTimeout(
-                    f"the message was not sent: {_blocked(transport, timeout)}"
-                ) from exc
 
-    def confirm_select(self) -> None:
-        """From now on the broker confirms each message that this channel publishes."""
-        self.require("confirms", "publish with confirm=False")
-        channel = self.channel
-        if self.confirms is None:
-            with self.changing:
-                if self.confirms is None:
-                    self.confirms = self._confirming(channel)
-                    self._is_confirming = True
+    @abstractmethod
+    def unsubscribe(self, consumer_tag: str, take_unseen: Callable[[], Sequence[Any]]) -> None:
+        """End a consumer, and give back in one step what nobody has seen.
 
-    def wait_for_confirms(self, numbers: Collection[int], timeout: float | None = None) -> None:
-        """Wait until the broker has said of all these messages whether it took them.
-
-        :param numbers: as :meth:`publish` returned them.
-        :param timeout: seconds; None waits as long as it takes.
-        :raises PublishError: Unroutable or Nacked, with the messages it didn't take, when all
-            are settled.
-        :raises OperationTimeout: no word in time; whether the broker has them is not known.
-        :raises ChannelError: the broker refused and closed the channel.
+        :param take_unseen: called once, when no delivery can come in any more, or (a driver that
+            can hold deliveries back) before: returns the delivery tags of what goes back.
         """
-        confirms, transport = self.confirms, self._transport
-        if confirms is None or transport is None or min(numbers, default=1) < confirms.first:
-            confirms = self._former_confirms
-            if confirms is None or not all(map(confirms.is_settled, numbers)):
-                self._raise_unconfirmed()
-        elif not confirms.all_settled(numbers):
-            self._wait_until_settled(confirms, transport, numbers, timeout)
-        confirms.raise_failures(numbers)
 
-    def _wait_until_settled(
-        self,
-        confirms: Confirms,
-        transport: BaseTransport,
-        numbers: Collection[int],
-        timeout: float | None,
-    ) -> None:
-        timeout = within(timeout)
+    @abstractmethod
+    def get(self, queue: str, no_ack: bool, timeout: float | None) -> Message | None:
+        """Take the next message from *queue*, or None when it is empty.
 
-        def settled() -> bool:
-            return confirms is not self.confirms or confirms.all_settled(numbers)
-
-        try:
-            transport.wait_for(settled, timeout)
-        except OperationTimeout as exc:
-            confirms.forget(numbers)
-            raise OperationTimeout(
-                f"the broker confirmed nothing within {spelled(timeout)}: it may or may not have "
-                f"the message ({_blocked(transport, timeout)})"
-            ) from exc
-        if not confirms.all_settled(numbers):
-            self._raise_unconfirmed()
-
-    def _raise_unconfirmed(self) -> NoReturn:
-        """The channel that the messages went out on is gone: it says why, once."""
-        if not self._failure_is_blamed:
-            self._raise_failure()
-        raise ConnectionLost(
-            "the channel was closed before the broker confirmed: it may or may not have the message"
-        )
+        :param no_ack: the broker forgets the message as it delivers it.
+        :param timeout: seconds for the answer, where the driver can tell; None: its default.
+        """
 
     # -- settling
 
     @abstractmethod
     def ack(self, delivery_tag: Any, multiple: bool = False) -> None:
-        """The message is done with; *multiple*: and all that this channel got before it."""
+        """The message is done with; *multiple*: and all that came before it."""
 
     @abstractmethod
-    def reject(self, delivery_tag: Any) -> None:
-        """Discard the message, or dead-letter it."""
+    def nack(self, delivery_tag: Any, multiple: bool = False) -> None:
+        """Put a message back uncounted where the broker can, or all up to that one."""
 
     @abstractmethod
-    def requeue(self, delivery_tag: Any) -> None:
-        """Put the message back where it was in its queue."""
+    def reject(self, delivery_tag: Any, requeue: bool) -> None:
+        """Discard or dead-letter the message, or put it back where it was in its queue."""
+
+    # -- the end
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the channel: what was delivered and not settled goes back in one step.
+
+        Again is harmless. Nothing of it is told to the listener.
+        """
 
 
-def _blocked(transport: BaseTransport, timeout: float | None) -> str:
-    """Why the broker takes no messages, as far as is known, and what to do."""
-    if transport.blocked is None:
-        return "is it blocked by an alarm, or overloaded?"
-    return (
-        f"for {spelled(timeout)} it has been blocking publishers, for an alarm: "
-        f"{transport.blocked!r}; free memory or disk space there, or let consumers catch up"
-    )
+def __getattr__(name: str) -> Any:
+    if name == "BaseBackend":
+        # The name that this module had for it before. By its path, for it stands above this.
+        return import_module("carrot.backends.seam.backend").Backend
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

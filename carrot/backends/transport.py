@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import sys
 import threading
 import weakref
 from abc import ABC, abstractmethod
@@ -10,6 +10,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar, Protocol, Self
 
+from carrot import exits
+from carrot.exceptions import ConfigurationError
+from carrot.forks import Stage, register
 from carrot.settings import ConnectionSettings
 
 
@@ -20,6 +23,15 @@ class Channel(Protocol):
     def is_ready(self) -> bool: ...
 
     def dispatch(self) -> None: ...
+
+
+def counts_returns(version: object) -> bool:
+    """Whether a RabbitMQ of that version counts basic.nack as a failed delivery: before 4.3.
+
+    https://www.rabbitmq.com/docs/quorum-queues#poison-message-handling
+    """
+    numbers = [int(part) for part in str(version).split(".")[:2] if part.isdigit()]
+    return len(numbers) == 2 and numbers < [4, 3]
 
 
 class BaseTransport(ABC):
@@ -38,12 +50,15 @@ class BaseTransport(ABC):
         # In the order of their turns; the lock guards it.
         self._backends: list[weakref.ref[Channel]] = []
         self._backends_lock = threading.Lock()
+        #: Whether a message that goes back unseen counts as a failed delivery on a quorum queue.
+        self.counts_returns = False
         #: Why the broker takes no messages at present; None: it does.
         self.blocked: str | None = None
         self._blocked_watcher: weakref.WeakMethod[Callable[[str | None], object]] | None = None
         # Channels of backends that were forgotten without close().
         self._abandoned: deque[Any] = deque()
         _of_this_process.add(self)
+        exits.watch(self)
 
     @classmethod
     @abstractmethod
@@ -73,6 +88,22 @@ class BaseTransport(ABC):
         :raises OperationTimeout: not ready in time.
         :raises ConnectionLost: the connection is gone.
         """
+
+    def wait_for_answer(
+        self,
+        ready: Callable[[], object],
+        patience: float | None = None,
+        request: int | None = None,
+    ) -> None:
+        """Wait for the broker's answer, where the driver can tell as long as something moves.
+
+        :param patience: how long nothing may move, in seconds; None: for ever.
+        :param request: the driver's number of the request; None: messages were published.
+        :raises BrokerRefused: the broker closed the connection over this request.
+        :raises OperationTimeout: no answer in time.
+        :raises ConnectionLost: the connection is gone.
+        """
+        self.wait_for(ready, patience)
 
     @abstractmethod
     def interrupt(self) -> None:
@@ -136,11 +167,25 @@ class BaseTransport(ABC):
             if (other := reference()) is not None and other is not backend
         ]
 
-    def disown(self) -> None:  # noqa: B027  # a driver without sockets has nothing to do
+    def finish(self, timeout: float) -> None:
+        """The interpreter ends: send what is held back, and make sure that the broker gets it.
+
+        Called by :mod:`carrot.exits` on each transport that is still there.
+
+        :param timeout: seconds, at most.
+        """
+        if self.is_open:
+            self.close(timeout)
+
+    def after_fork_in_child(self) -> None:
         """In a forked child: the connection is the parent's, so it is not open here.
 
-        It frees what it holds without a word to the broker, who would take it for the parent's.
+        It frees what it holds without a word to the broker, which would take it for the parent's.
         """
+        self.disown()
+
+    def disown(self) -> None:  # noqa: B027
+        """The name that :meth:`after_fork_in_child` had before, for drivers that override it."""
 
     def abandon(self, channel: Any) -> None:
         """Nobody has this channel any more: it is noted, for this runs in garbage collections."""
@@ -152,15 +197,28 @@ class BaseTransport(ABC):
             yield self._abandoned.popleft()
 
 
+def refuse_eventlet() -> None:
+    """Refuse to work where eventlet has replaced the sockets.
+
+    :raises ConfigurationError: it has.
+    """
+    patcher = sys.modules.get("eventlet.patcher")
+    if patcher is not None and patcher.is_monkey_patched("socket"):
+        raise ConfigurationError(
+            "eventlet has patched the socket module, and carrot doesn't work with eventlet, which "
+            "its authors have retired: use gevent, or threads"
+        )
+
+
 # All open transports, which a forked child inherits and must not touch.
 _of_this_process: weakref.WeakSet[BaseTransport] = weakref.WeakSet()
 
 
-def _disown_all() -> None:
+def _after_fork_in_child() -> None:
     for transport in list(_of_this_process):
         transport._backends_lock = threading.Lock()  # a thread of the parent's may hold it
-        transport.disown()
+        transport.after_fork_in_child()
     _of_this_process.clear()
 
 
-os.register_at_fork(after_in_child=_disown_all)
+register(Stage.TRANSPORTS, after_in_child=_after_fork_in_child)

@@ -50,11 +50,11 @@ def _shown(value: object) -> str:
 
 
 class _Invalid(Exception):
-    """An argument can't have that value; the text is what RabbitMQ appends."""
+    """An argument has an invalid value; the text is the one that RabbitMQ appends."""
 
 
 def _check_milliseconds(value: object) -> None:
-    """How long something lives."""
+    """Check a lifetime."""
     _check_not_negative(value)
     if isinstance(value, int) and value > MAX_MILLISECONDS:
         raise _Invalid(f"{{value_too_large,{value}}}")
@@ -122,8 +122,6 @@ def _check_type(value: object) -> None:
 def _check_single_active_consumer(value: object) -> None:
     if not isinstance(value, bool):
         raise _Invalid(f"{{unacceptable_type,{_amqp_type(value)}}}")
-    if value:
-        raise NotSupported("the memory driver has no x-single-active-consumer: leave it out")
 
 
 # In the order in which RabbitMQ checks them, and compares them when a queue is declared again.
@@ -155,12 +153,13 @@ _OF_OTHER_QUEUE_TYPES = (
 
 @dataclass(frozen=True, kw_only=True)
 class QueueRules:
-    """What a queue's arguments make it do.
+    """The behaviour that a queue's arguments ask for.
 
     :param ttl: seconds that a message may wait here; None is for ever.
-    :param expires: seconds after which the unused queue goes; None is never.
+    :param expires: seconds after which the unused queue is removed; None is never.
     :param max_length: ready messages.
     :param max_bytes: of the ready messages' bodies.
+    :param single_active_consumer: one consumer gets all messages, until it ends.
     """
 
     ttl: float | None = None
@@ -171,6 +170,7 @@ class QueueRules:
     max_bytes: int | None = None
     max_priority: int | None = None
     overflow: str = "drop-head"
+    single_active_consumer: bool = False
 
     @property
     def is_bounded(self) -> bool:
@@ -178,9 +178,9 @@ class QueueRules:
 
 
 def queue_rules(arguments: Arguments, queue: str, virtual_host: str) -> QueueRules:
-    """The rules that *arguments* stand for; those that nobody knows are ignored, as RabbitMQ does.
+    """The rules that *arguments* stand for. Unknown ones are ignored, as RabbitMQ does.
 
-    :raises PreconditionFailed: a value that can't be.
+    :raises PreconditionFailed: an invalid value.
     :raises NotSupported: a feature of RabbitMQ's that this broker lacks.
     """
     where = f"for queue '{queue}' in vhost '{virtual_host}'"
@@ -212,6 +212,7 @@ def queue_rules(arguments: Arguments, queue: str, virtual_host: str) -> QueueRul
         max_bytes=arguments.get("x-max-length-bytes"),
         max_priority=arguments.get("x-max-priority"),
         overflow=arguments.get("x-overflow", "drop-head"),
+        single_active_consumer=arguments.get("x-single-active-consumer", False),
     )
 
 
@@ -223,9 +224,9 @@ def _seconds(milliseconds: int | None) -> float | None:
 
 
 def alternate_exchange(arguments: Arguments, exchange: str, virtual_host: str) -> str | None:
-    """Where the exchange sends what it can't route; None is nowhere.
+    """The name of the exchange for unroutable messages, or None.
 
-    :raises PreconditionFailed: it isn't text.
+    :raises PreconditionFailed: the name isn't text.
     """
     name = arguments.get("alternate-exchange")
     if "alternate-exchange" in arguments and not isinstance(name, str):
@@ -239,7 +240,7 @@ def alternate_exchange(arguments: Arguments, exchange: str, virtual_host: str) -
 def check_x_match(arguments: Arguments) -> None:
     """Check the arguments of a headers exchange's binding.
 
-    :raises PreconditionFailed: an x-match that isn't one of four.
+    :raises PreconditionFailed: an unknown x-match.
     """
     value = arguments.get("x-match", "all")
     if not isinstance(value, str):
@@ -257,7 +258,7 @@ def check_x_match(arguments: Arguments) -> None:
 def expiration_seconds(expiration: object) -> float:
     """A message's ``expiration``, text in milliseconds, in seconds.
 
-    :raises PreconditionFailed: it is no such number.
+    :raises PreconditionFailed: it is not such a number, or too large.
     """
     text = str(expiration)
     digits = text[1:] if text[:1] in ("+", "-") else text
@@ -274,11 +275,11 @@ def expiration_seconds(expiration: object) -> float:
 
 
 def check_copies(headers: Arguments) -> tuple[str, ...]:
-    """More routing keys, in the headers CC and BCC.
+    """More routing keys: those in the headers CC and BCC.
 
     https://www.rabbitmq.com/docs/sender-selected
 
-    :raises PreconditionFailed: not a list.
+    :raises PreconditionFailed: one of them is no list.
     """
     keys: list[str] = []
     for name in ("CC", "BCC"):
@@ -293,16 +294,16 @@ def check_copies(headers: Arguments) -> tuple[str, ...]:
 
 # -- declaring again --------------------------------------------------------------------
 
-# Saying that a queue is classic, or not saying it, is the same.
+# Without x-queue-type a queue is classic, so that argument is compared apart.
 QUEUE_ARGUMENTS: Iterable[str] = tuple(name for name in _QUEUE_CHECKS if name != "x-queue-type")
 EXCHANGE_ARGUMENTS: Iterable[str] = ("alternate-exchange",)
 
 
 def check_same(name: str, where: str, received: object, current: object) -> None:
-    """Check an option of something that is declared again.
+    """Check an option of a queue or exchange that is declared again.
 
     :param where: ``"queue 'feed' in vhost '/'"``.
-    :raises PreconditionFailed: it was another before.
+    :raises PreconditionFailed: the option had another value before.
     """
     if received != current:
         raise precondition_failed(
@@ -318,7 +319,7 @@ def _quoted(value: object) -> str:
 def check_same_arguments(
     names: Iterable[str], where: str, received: Arguments, current: Arguments
 ) -> None:
-    """The same for those of its arguments that mean something."""
+    """Check the arguments in *names*, the ones with a meaning, in the same way."""
     for name in names:
         if name in received and name in current:
             if comparable(received[name]) != comparable(current[name]):

@@ -1,4 +1,4 @@
-"""A connection to the broker: its channels, and the threads that wait for their deliveries."""
+"""Connection: a client's channels, and the threads that wait for their deliveries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from queue import Empty, SimpleQueue
 from time import monotonic
 from typing import ClassVar
 
-from carrot.broker.channel import Channel
+from carrot.broker.channel import Channel, close_channels
 from carrot.broker.virtual_host import VirtualHost
 from carrot.exceptions import ConnectionLost, OperationTimeout
 
@@ -16,9 +16,10 @@ from carrot.exceptions import ConnectionLost, OperationTimeout
 class Connection:
     """A client of the broker, whose lock guards it.
 
+    :param broker: the virtual host.
     :param user: the name that a message's ``user_id`` must be.
-    :cvar channel_cls: what its channels are.
-    :ivar waiting: what wakes each of the threads that wait.
+    :cvar channel_cls: the class of its channels.
+    :ivar waiting: a queue for each thread that waits for deliveries; whatever is put in wakes it.
     """
 
     channel_cls: ClassVar[type[Channel]] = Channel
@@ -48,7 +49,7 @@ class Connection:
             return channel
 
     def remove(self, channel: Channel) -> None:
-        """That channel is closed."""
+        """Forget a closed channel."""
         self._channels.pop(channel, None)
 
     def close(self) -> None:
@@ -57,29 +58,33 @@ class Connection:
             if not self.is_open:
                 return
             self.is_open = False
-            # All consumers first, lest one channel gets what another one gives back.
-            channels = tuple(self._channels)
-            for channel in channels:
-                channel.end_consumers()
-            for channel in channels:
-                channel.give_back()
+            close_channels(tuple(self._channels))
             for queue in [q for q in self.broker.queues.values() if q.owner is self]:
                 self.broker.remove_queue(queue)
             self.broker.connections.pop(self, None)
         self.wake()
+
+    def forget(self) -> None:
+        """Close it soon: nobody has it any more.
+
+        This runs in garbage collections, in the middle of anything, so it takes no lock: the next
+        thread that asks the broker for something, or waits, closes it.
+        """
+        self.broker.forgotten.append(self)
+        self.broker.wake_sleepers()
 
     # -- waiting
 
     def wait_for(self, ready: Callable[[], object], timeout: float | None = None) -> None:
         """Return once ``ready()`` is true, asking again after each delivery to this connection.
 
-        :param timeout: seconds; None waits as long as it takes.
+        :param timeout: seconds; None is no limit.
         :raises OperationTimeout: not ready in time.
         :raises ConnectionLost: the connection was closed.
         """
         deadline = None if timeout is None else monotonic() + timeout
         wake_ups: SimpleQueue[None] = SimpleQueue()
-        # Before the first look, so that no wake-up falls between looking and sleeping.
+        # Before the first check, so that no wake-up gets lost between checking and sleeping.
         self.waiting.add(wake_ups)
         try:
             while True:
@@ -94,15 +99,16 @@ class Connection:
             self.waiting.discard(wake_ups)
 
     def _run_timers(self) -> float | None:
-        """Run what is due, and say in how many seconds the next thing is; None is never."""
+        """Run the timers that are due; returns the seconds until the next one, or None."""
         with self.broker.lock:
+            self.broker.close_forgotten()
             self.check_open()
             timers = self.broker.timers
             timers.run()
             return None if timers.next_due is None else max(0.0, timers.next_due - timers.clock())
 
     def wake(self) -> None:
-        """Make waiting threads look again; needs no lock."""
+        """Let waiting threads check again; needs no lock."""
         for wake_ups in tuple(self.waiting):
             wake_ups.put(None)
 

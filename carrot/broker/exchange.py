@@ -1,19 +1,31 @@
-"""One exchange: its bindings, and the index that finds where a message goes."""
+"""One exchange: its bindings, and the index that finds the destinations of a message."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from carrot.broker.queue import Queue
 from carrot.routing import EXCHANGE_TYPES, Index, comparable
 
 
+class Destination(Protocol):
+    """A queue or an exchange, as a binding leads to it.
+
+    :ivar bindings: those that lead here.
+    """
+
+    name: str
+    durable: bool
+    bindings: dict[Binding, None]
+
+    def __hash__(self) -> int: ...
+
+
 class Binding(NamedTuple):
-    """What leads from an exchange to a queue or another exchange."""
+    """A rule that sends messages from an exchange to a queue or to another exchange."""
 
     source: Exchange
-    destination: Exchange | Queue
+    destination: Destination
     routing_key: str
     arguments: Hashable  # in a form that can be compared
 
@@ -21,8 +33,8 @@ class Binding(NamedTuple):
 class Exchange:
     """An exchange of the broker, whose lock guards it.
 
-    :ivar alternate: the exchange for what this one can't route, by name.
-    :ivar bindings: those that lead here; the broker keeps both ends in step.
+    :ivar alternate: the name of the exchange for messages that this one can't route.
+    :ivar bindings: those that lead here; the virtual host keeps both ends in step.
     """
 
     def __init__(
@@ -43,7 +55,7 @@ class Exchange:
         self.alternate = alternate
         self.bindings: dict[Binding, None] = {}
         self._outgoing: dict[Binding, Mapping[str, Any]] = {}
-        self._index: Index[Exchange | Queue] = EXCHANGE_TYPES[type]()
+        self._index: Index[Destination] = EXCHANGE_TYPES[type]()
 
     @property
     def needs_headers(self) -> bool:
@@ -56,7 +68,7 @@ class Exchange:
         return self._outgoing.keys()
 
     def binding(
-        self, destination: Exchange | Queue, routing_key: str, arguments: Mapping[str, Any]
+        self, destination: Destination, routing_key: str, arguments: Mapping[str, Any]
     ) -> Binding:
         """The binding from here to *destination* by that key and these arguments."""
         return Binding(self, destination, routing_key, comparable(dict(sorted(arguments.items()))))
@@ -75,6 +87,6 @@ class Exchange:
         self._index.remove(binding.routing_key, arguments, binding.destination)
         return True
 
-    def lookup(self, routing_key: str, headers: Mapping[str, Any]) -> Collection[Exchange | Queue]:
-        """Where a message goes from here, each destination once."""
+    def lookup(self, routing_key: str, headers: Mapping[str, Any]) -> Collection[Destination]:
+        """The destinations of a message, each once."""
         return self._index.lookup(routing_key, headers)

@@ -1,4 +1,4 @@
-"""One queue: its ready messages, its consumers in line, and its limits.
+"""One queue: its ready messages, its consumers, and its limits.
 
 https://www.rabbitmq.com/docs/queues, /ttl, /maxlength, /priority, /dlx
 """
@@ -8,23 +8,50 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from carrot.broker.arguments import QueueRules
+from carrot.broker.exchange import Binding
+from carrot.broker.message import Home, QueuedMessage
+from carrot.broker.timers import Timers
 
-if TYPE_CHECKING:
-    from carrot.broker.channel import Consumer
-    from carrot.broker.connection import Connection
-    from carrot.broker.exchange import Binding
-    from carrot.broker.message import QueuedMessage
-    from carrot.broker.virtual_host import VirtualHost
+
+class Subscriber(Protocol):
+    """A consumer, as its queue uses it."""
+
+    def has_credit(self) -> bool: ...
+    def receive(self, message: QueuedMessage) -> None: ...
+    def leave_line(self) -> None: ...
+    def end(self) -> None: ...
+
+
+class Host(Protocol):
+    """The virtual host, as its queues use it."""
+
+    timers: Timers
+
+    def dead_letter(self, message: QueuedMessage, reason: str) -> None: ...
+    def remove_queue(self, queue: Queue) -> None: ...
+
+
+def put_back(messages: Iterable[QueuedMessage]) -> None:
+    """Take messages back into their queues, each at its old place, in one step.
+
+    No consumer is served before all of them are back: otherwise it would get a late one first.
+    """
+    homes: dict[Home, None] = {}
+    for message in messages:
+        message.queue.restore(message)
+        homes[message.queue] = None
+    for home in homes:
+        home.run_restored()
 
 
 class InOrder:
     """Ready messages in the order in which they came.
 
-    A requeued message is older than those that never left. So the ones that came back wait
-    apart, in a heap, and the head is the older one of two.
+    A requeued message is older than those that never left. So requeued messages are kept apart,
+    in a heap, and the head is the older of the two heads.
 
     :ivar size: messages.
     :ivar bytes: of their bodies.
@@ -67,7 +94,7 @@ class InOrder:
 class ByPriority:
     """Ready messages by priority, and in the order in which they came within each.
 
-    :param highest: what is above counts as this.
+    :param highest: a priority above this one counts as this one.
     """
 
     def __init__(self, highest: int) -> None:
@@ -94,23 +121,57 @@ class ByPriority:
         return message
 
 
+class UnusedTimer:
+    """Removes a queue that nobody has used for some time.
+
+    :param lifetime: seconds.
+    """
+
+    def __init__(self, queue: Queue, lifetime: float) -> None:
+        self._queue = queue
+        self._lifetime = lifetime
+        self._timers = queue.broker.timers
+        self._is_running = False
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from now."""
+        self._due = self._timers.clock() + self._lifetime
+        self._start()
+
+    def _start(self) -> None:
+        if not (self._is_running or self._queue.is_deleted or self._queue.consumers):
+            self._is_running = True
+            self._timers.at(self._due, self._on_time)
+
+    def _on_time(self) -> None:
+        self._is_running = False
+        if self._queue.is_deleted or self._queue.consumers:
+            return
+        if self._due <= self._timers.clock():
+            self._queue.broker.remove_queue(self._queue)
+        else:
+            self._start()
+
+
 class Queue:
     """A queue of the broker, whose lock guards it.
 
     After each operation either no message is ready or no consumer in line has credit.
 
-    :ivar owner: the connection it is exclusive to, if any.
+    :ivar owner: the connection that the queue is exclusive to, if any.
     :ivar bindings: those that lead here.
-    :ivar consumers: all of them; :ivar in_line: those that may have credit, the next one first.
+    :ivar consumers: all of them, in the order in which they began.
+    :ivar in_line: the consumers that may have credit, the next one first.
     """
 
     def __init__(
         self,
-        broker: VirtualHost,
+        broker: Host,
         name: str,
         *,
         durable: bool,
-        owner: Connection | None,
+        owner: object | None,
         auto_delete: bool,
         arguments: Mapping[str, Any],
         rules: QueueRules,
@@ -123,17 +184,17 @@ class Queue:
         self.arguments = arguments
         self.rules = rules
         self.bindings: dict[Binding, None] = {}
-        self.consumers: dict[Consumer, None] = {}
-        self.in_line: deque[Consumer] = deque()
+        self.consumers: dict[Subscriber, None] = {}
+        self.in_line: deque[Subscriber] = deque()
         self.ready = self._no_messages()
         self.is_deleted = False
+        self._active: Subscriber | None = None
         self._last_position = 0
         self._is_bounded = rules.is_bounded
         self._ttl = rules.ttl
         self._expires_messages = False  # until the first one that may
         self._message_timer: float | None = None  # when it is due
-        self._has_unused_timer = False
-        self.touch()
+        self._unused = None if rules.expires is None else UnusedTimer(self, rules.expires)
 
     def _no_messages(self) -> InOrder | ByPriority:
         highest = self.rules.max_priority
@@ -180,14 +241,15 @@ class Queue:
             maximum is not None and self.ready.bytes + size > maximum
         )
 
-    def put_back(self, messages: Iterable[QueuedMessage]) -> None:
-        """Take back what was delivered and not acked, each message at its old place."""
-        if self.is_deleted:
-            return
-        for message in messages:
+    def restore(self, message: QueuedMessage) -> None:
+        """Take back one that was delivered and not acked. :meth:`run_restored` has to follow."""
+        if not self.is_deleted:
             message.redelivered = True
             message.consumer = None
             self.ready.put_back(message)
+
+    def run_restored(self) -> None:
+        """All that comes back is back: drop the messages over the limit, and serve consumers."""
         if self._is_bounded:
             self._drop_overflow()
         self.run()
@@ -196,6 +258,8 @@ class Queue:
 
     def run(self) -> None:
         """Deliver ready messages to consumers with credit."""
+        if self.rules.single_active_consumer and self._active is None:
+            self._activate()
         while self.ready.size and self.in_line:
             if self._expires_messages:
                 self._drop_expired()
@@ -221,12 +285,12 @@ class Queue:
         return message
 
     def discard(self, message: QueuedMessage) -> None:
-        """A consumer rejected this message."""
+        """Dead-letter a message that a consumer rejected."""
         if not self.is_deleted:
             self.broker.dead_letter(message, "rejected")
 
     def purge(self) -> int:
-        """Forget all ready messages, and say how many there were."""
+        """Forget all ready messages; returns how many there were."""
         purged = self.ready.size
         self.ready = self._no_messages()
         return purged
@@ -244,7 +308,7 @@ class Queue:
         self._expires_messages = True
 
     def _drop_expired(self) -> None:
-        """Drop what is due at the head, where alone messages expire, and look again in time.
+        """Drop expired messages at the head, the only place where messages expire.
 
         https://www.rabbitmq.com/docs/ttl#per-message-ttl-caveats
         """
@@ -268,37 +332,55 @@ class Queue:
 
     # -- consumers
 
-    def add_consumer(self, consumer: Consumer) -> None:
+    def add_consumer(self, consumer: Subscriber) -> None:
         self.consumers[consumer] = None
-        self.join_line(consumer)
+        if self.rules.single_active_consumer:
+            self.run()
+        else:
+            self.join_line(consumer)
 
-    def join_line(self, consumer: Consumer) -> None:
-        """This consumer may have credit: it waits its turn behind the others."""
+    def _activate(self) -> None:
+        """Let the oldest consumer be the active one of a single-active-consumer queue.
+
+        https://www.rabbitmq.com/docs/consumers#single-active-consumer
+        """
+        self._active = next(iter(self.consumers), None)
+        if self._active is not None:
+            self.in_line.append(self._active)
+
+    def join_line(self, consumer: Subscriber) -> None:
+        """Put a consumer that may have credit behind the others in line."""
         self.in_line.append(consumer)
         self.run()
 
-    def serve(self, consumer: Consumer) -> bool:
+    def serve(self, consumer: Subscriber) -> bool:
         """Give a consumer that is out of line the next message; False: it should join the line.
 
-        It has credit for that one only, as most that had none and acked a message: it would join
-        the line to leave it at once, which costs 0.7 µs.
+        Most consumers come here with credit for one message, after they acked one. In line they
+        would leave at once again, which costs 0.7 µs.
         """
         if self.in_line or not self.ready.size or self._expires_messages:
             return False
         consumer.receive(self.ready.pop())
         return not consumer.has_credit()
 
-    def remove_consumer(self, consumer: Consumer) -> None:
-        """The consumer ended; an auto-delete queue goes with its last one."""
+    def remove_consumer(self, consumer: Subscriber) -> None:
+        """Remove a consumer that ended; an auto-delete queue goes with its last one.
+
+        Afterwards :meth:`run` activates the next consumer of a single-active-consumer queue: not
+        before the messages that the old one gives back are back.
+        """
         del self.consumers[consumer]
+        if consumer is self._active:
+            self._active = None
         if consumer in self.in_line:
             self.in_line.remove(consumer)
         if self.auto_delete and not self.consumers:
             self.broker.remove_queue(self)
         self.touch()
 
-    def _next_consumer(self) -> Consumer | None:
-        """Whose turn it is: round robin among those with credit. The others step out of line."""
+    def _next_consumer(self) -> Subscriber | None:
+        """The next consumer with credit, round robin. Those without credit leave the line."""
         in_line = self.in_line
         while in_line:
             consumer = in_line[0]
@@ -306,38 +388,24 @@ class Queue:
                 in_line.rotate(-1)
                 return consumer
             in_line.popleft()
-            consumer.channel.blocked[consumer] = None
+            consumer.leave_line()
         return None
 
     # -- unused queues expire
 
     def touch(self) -> None:
-        """Somebody uses the queue, or no longer does: ``x-expires`` counts from now."""
-        if self.rules.expires is not None and not self.is_deleted:
-            self._expires_at = self.broker.timers.clock() + self.rules.expires
-            self._check_use_in_time()
-
-    def _check_use_in_time(self) -> None:
-        if not self._has_unused_timer and not self.consumers:
-            self._has_unused_timer = True
-            self.broker.timers.at(self._expires_at, self._on_unused_timer)
-
-    def _on_unused_timer(self) -> None:
-        self._has_unused_timer = False
-        if self.is_deleted or self.consumers:
-            return
-        if self._expires_at <= self.broker.timers.clock():
-            self.broker.remove_queue(self)
-        else:
-            self._check_use_in_time()
+        """Restart the time of ``x-expires``: the queue is used, or just ceased to be."""
+        if self._unused is not None:
+            self._unused.restart()
 
     # -- the end
 
     def delete(self) -> None:
-        """The broker removed it: nothing is ready, and its consumers end."""
+        """End the queue, which its virtual host has removed: its messages and consumers go."""
         self.is_deleted = True
         self.ready = self._no_messages()
         for consumer in tuple(self.consumers):
             consumer.end()
         self.consumers.clear()
         self.in_line.clear()
+        self._active = None

@@ -1,24 +1,25 @@
-"""What the broker says when it refuses: AMQP's reply codes with RabbitMQ's own words.
+"""The broker's refusals: AMQP's reply codes with RabbitMQ's words.
 
-AMQP 0-9-1, section 1.2 (Constants). The words are RabbitMQ 3.10's, so that a program reads the
-same ones in memory as in production.
+AMQP 0-9-1, section 1.2 (Constants). The words are those of RabbitMQ 3.10, so a program reads the
+same ones in memory and in production.
 """
 
 from __future__ import annotations
 
+from carrot import remedies
 from carrot.exceptions import ChannelError
 
 
 def access_refused(text: str) -> ChannelError:
-    return ChannelError.from_reply(403, f"ACCESS_REFUSED - {text}")
+    return remedies.channel_error(403, f"ACCESS_REFUSED - {text}")
 
 
 def not_found(what: str) -> ChannelError:
-    return ChannelError.from_reply(404, f"NOT_FOUND - no {what}")
+    return remedies.channel_error(404, f"NOT_FOUND - no {what}")
 
 
 def resource_locked(queue: str, virtual_host: str) -> ChannelError:
-    return ChannelError.from_reply(
+    return remedies.channel_error(
         405,
         f"RESOURCE_LOCKED - cannot obtain exclusive access to locked queue '{queue}' in vhost "
         f"'{virtual_host}'. It could be originally declared on another connection or the "
@@ -27,12 +28,12 @@ def resource_locked(queue: str, virtual_host: str) -> ChannelError:
 
 
 def precondition_failed(text: str) -> ChannelError:
-    return ChannelError.from_reply(406, f"PRECONDITION_FAILED - {text}")
+    return remedies.channel_error(406, f"PRECONDITION_FAILED - {text}")
 
 
 def channel_closed() -> ChannelError:
-    return ChannelError.from_reply(504, "CHANNEL_ERROR - the channel is closed: open another")
+    return remedies.channel_error(504, "CHANNEL_ERROR - the channel is closed: open another")
 
 
 def not_allowed(text: str) -> ChannelError:
-    return ChannelError.from_reply(530, f"NOT_ALLOWED - {text}")
+    return remedies.channel_error(530, f"NOT_ALLOWED - {text}")

@@ -1,7 +1,7 @@
-"""What is due when: the broker's clock without a thread.
+"""Timers: what the broker has to do later, without a thread of its own.
 
-Whoever uses the broker runs first what has become due; a thread that waits for a delivery sleeps
-until the next thing is.
+Each operation first runs the actions that are due; a thread that waits for a delivery wakes up
+for the next one.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from itertools import count
 
 
 class Timers:
-    """Actions with the times at which they are due. The broker's lock guards it.
+    """Actions with the times at which they are due. The broker's lock guards them.
 
     :param clock: seconds, always forward.
-    :param on_earlier: called when something becomes due before all else, to wake the sleepers.
-    :ivar pending: what will be due, the next first; while it is empty there is nothing to run.
+    :param on_earlier: called when a new action is due before all others, to wake the sleepers.
+    :ivar pending: a heap of all actions, the next one first.
     """
 
     def __init__(self, clock: Callable[[], float], on_earlier: Callable[[], None]) -> None:
         self.clock = clock
         self._on_earlier = on_earlier
         self.pending: list[tuple[float, int, Callable[[], None]]] = []
-        self._numbers = count()  # tells apart what is due at the same time
+        self._numbers = count()  # orders actions that are due at the same time
 
     @property
     def next_due(self) -> float | None:
@@ -43,5 +43,5 @@ class Timers:
             heapq.heappop(self.pending)[2]()
 
     def clear(self) -> None:
-        """Forget all of it."""
+        """Forget all actions."""
         self.pending.clear()

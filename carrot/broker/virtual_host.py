@@ -1,20 +1,19 @@
-"""The broker: the exchanges and queues of one virtual host, and how a message gets from one to
-the other.
+"""VirtualHost: the exchanges and queues of one virtual host, and the routing between them.
 
-It knows nothing of carrot's seam. Connections and channels call it, under its lock.
+Connections and channels call it, under its lock.
 """
 
 from __future__ import annotations
 
 import enum
-import logging
 import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
+from queue import SimpleQueue
+from typing import Any, ClassVar, Protocol
 
 from carrot.broker.arguments import (
     EXCHANGE_ARGUMENTS,
@@ -25,8 +24,9 @@ from carrot.broker.arguments import (
     check_x_match,
     queue_rules,
 )
-from carrot.broker.exchange import Binding, Exchange
-from carrot.broker.message import QueuedMessage, dead_letter, is_cycle
+from carrot.broker.dead_letters import DeadLetters, is_cycle
+from carrot.broker.exchange import Binding, Destination, Exchange
+from carrot.broker.message import QueuedMessage
 from carrot.broker.queue import Queue
 from carrot.broker.replies import (
     access_refused,
@@ -36,11 +36,8 @@ from carrot.broker.replies import (
 )
 from carrot.broker.timers import Timers
 from carrot.checks import short_string
-from carrot.exceptions import EncodeError, NotSupported
+from carrot.exceptions import NotSupported
 from carrot.routing import EXCHANGE_TYPES, check_exchange_type
-
-if TYPE_CHECKING:
-    from carrot.broker.connection import Connection
 
 # The exchanges that every virtual host has, beside the default one (AMQP 0-9-1, section 3.1.3.1).
 _PREDECLARED = {
@@ -54,11 +51,9 @@ _PREDECLARED = {
 # Without them publishing to a topic exchange takes 3.6 µs more (of 6.6).
 _REMEMBERED_ROUTES = 10_000
 
-_log = logging.getLogger(__name__)
-
 
 class Outcome(enum.Enum):
-    """What became of a published message."""
+    """The fate of a published message."""
 
     TAKEN = enum.auto()
     UNROUTABLE = enum.auto()
@@ -69,25 +64,41 @@ class Outcome(enum.Enum):
 _TAKEN = Outcome.TAKEN
 
 
-class VirtualHost:
-    """One virtual host. Everything in it is guarded by its lock.
+class Client(Protocol):
+    """A connection, as the lower modules use it.
 
+    :ivar user: the name that a message's ``user_id`` must be.
+    :ivar waiting: a queue for each thread that waits for deliveries.
+    """
+
+    user: str
+    is_open: bool
+    waiting: set[SimpleQueue[None]]
+
+    def check_open(self) -> None: ...
+    def wake(self) -> None: ...
+    def close(self) -> None: ...
+
+
+class VirtualHost:
+    """One virtual host. Its lock guards everything in it.
+
+    :param name: for the texts of errors.
     :param clock: seconds, always forward; tests set it.
-    :cvar queue_cls: what its queues are; one who serves or keeps them needs to know more of them.
-    :ivar lock: reentrant, for a signal handler may interrupt the thread that holds it.
+    :cvar queue_cls: the class of its queues.
+    :ivar lock: reentrant: a signal handler may interrupt the thread that holds it.
     """
 
     queue_cls: ClassVar[type[Queue]] = Queue
 
-    def __init__(
-        self, virtual_host: str = "/", clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.virtual_host = virtual_host
+    def __init__(self, name: str = "/", clock: Callable[[], float] = time.monotonic) -> None:
+        self.name = name
         self.lock = threading.RLock()
         self.timers = Timers(clock, self._wake_all)
-        self.connections: dict[Connection, None] = {}
-        self._dead: deque[tuple[QueuedMessage, str]] = deque()
-        self._is_burying = False
+        self.connections: dict[Client, None] = {}
+        #: Connections that nobody has any more, to be closed.
+        self.forgotten: deque[Client] = deque()
+        self._dead_letters = DeadLetters(self._publish_dead)
         self._empty()
 
     def _empty(self) -> None:
@@ -96,8 +107,8 @@ class VirtualHost:
         self.exchanges = {"": self._default} | {
             name: Exchange(name, type) for name, type in _PREDECLARED.items()
         }
-        # Where messages went by (exchange, routing key); forgotten when anything is declared,
-        # bound or removed. With it publishing is one look-up, whatever the topology.
+        # The queues for (exchange, routing key), so that publishing is one look-up; forgotten when
+        # anything is declared, bound or removed.
         self._routes: dict[tuple[str, str], Collection[Queue]] = {}
 
     def reset(self) -> None:
@@ -107,6 +118,16 @@ class VirtualHost:
                 self.remove_queue(queue)
             self.timers.clear()
             self._empty()
+
+    def close_forgotten(self) -> None:
+        """Close the connections that nobody has any more, under the lock."""
+        while self.forgotten:
+            self.forgotten.popleft().close()
+
+    def wake_sleepers(self) -> None:
+        """Let waiting threads check again; needs no lock, and so may miss a new connection."""
+        with suppress(RuntimeError):  # another thread connects, and so it looks by itself
+            self._wake_all()
 
     def _wake_all(self) -> None:
         for connection in self.connections:
@@ -118,10 +139,10 @@ class VirtualHost:
         self, name: str, type: str, durable: bool, auto_delete: bool, arguments: Mapping[str, Any]
     ) -> None:
         check_exchange_type(type)
-        self._refuse_default(name)
+        _refuse_default(name)
         exchange = self.exchanges.get(name)
         if exchange is not None:
-            where = f"exchange '{name}' in vhost '{self.virtual_host}'"
+            where = f"exchange '{name}' in vhost '{self.name}'"
             check_same("type", where, type, exchange.type)
             check_same("durable", where, durable, exchange.durable)
             check_same("auto_delete", where, auto_delete, exchange.auto_delete)
@@ -138,39 +159,37 @@ class VirtualHost:
             durable=durable,
             auto_delete=auto_delete,
             arguments=arguments,
-            alternate=alternate_exchange(arguments, name, self.virtual_host),
+            alternate=alternate_exchange(arguments, name, self.name),
         )
         self._routes.clear()
 
     def delete_exchange(self, name: str, if_unused: bool) -> None:
-        self._refuse_default(name)
+        _refuse_default(name)
         if name.startswith("amq."):
             raise access_refused(
-                f"deletion of system exchange '{name}' in vhost '{self.virtual_host}' not allowed"
+                f"deletion of system exchange '{name}' in vhost '{self.name}' not allowed"
             )
         exchange = self.exchanges.get(name)
         if exchange is None:
             return
         if if_unused and exchange.outgoing:
-            raise precondition_failed(f"exchange '{name}' in vhost '{self.virtual_host}' in use")
+            raise precondition_failed(f"exchange '{name}' in vhost '{self.name}' in use")
         self._remove_exchange(exchange)
 
     def _remove_exchange(self, exchange: Exchange) -> None:
-        self.exchanges.pop(exchange.name, None)
-        for binding in tuple(exchange.outgoing):
-            self._unbind(binding)
-        self._remove_bindings_to(exchange)
-        self._routes.clear()
+        self._unbind(*self._take_out(exchange))
 
-    def _refuse_default(self, *exchanges: str) -> None:
-        if "" in exchanges:
-            raise access_refused("operation not permitted on the default exchange")
+    def _take_out(self, exchange: Exchange) -> Collection[Binding]:
+        """Take an exchange out of the list; returns its bindings, which have to go as well."""
+        if self.exchanges.pop(exchange.name, None) is None:
+            return ()
+        return (*exchange.outgoing, *exchange.bindings)
 
     def _exchange(self, name: str) -> Exchange:
         try:
             return self.exchanges[name]
         except KeyError:
-            where = f"exchange '{name}' in vhost '{self.virtual_host}'"
+            where = f"exchange '{name}' in vhost '{self.name}'"
             raise not_found(where) from None
 
     # -- bindings
@@ -178,26 +197,26 @@ class VirtualHost:
     def bind_exchange(
         self, destination: str, source: str, routing_key: str, arguments: Mapping[str, Any]
     ) -> None:
-        self._refuse_default(source, destination)
+        _refuse_default(source, destination)
         exchange = self._exchange(source)
         self._bind(exchange, self._exchange(destination), routing_key, arguments)
 
     def bind_queue(
         self,
-        connection: Connection,
+        connection: Client,
         queue: str,
         exchange: str,
         routing_key: str,
         arguments: Mapping[str, Any],
     ) -> None:
-        self._refuse_default(exchange)
+        _refuse_default(exchange)
         source = self._exchange(exchange)
         self._bind(source, self.queue(connection, queue), routing_key, arguments)
 
     def _bind(
         self,
         source: Exchange,
-        destination: Exchange | Queue,
+        destination: Destination,
         routing_key: str,
         arguments: Mapping[str, Any],
     ) -> None:
@@ -211,19 +230,19 @@ class VirtualHost:
     def unbind_exchange(
         self, destination: str, source: str, routing_key: str, arguments: Mapping[str, Any]
     ) -> None:
-        self._refuse_default(source, destination)
+        _refuse_default(source, destination)
         self._unbind_names(source, self.exchanges.get(destination), routing_key, arguments)
 
     def unbind_queue(
         self, queue: str, exchange: str, routing_key: str, arguments: Mapping[str, Any]
     ) -> None:
-        self._refuse_default(exchange)
+        _refuse_default(exchange)
         self._unbind_names(exchange, self.queues.get(queue), routing_key, arguments)
 
     def _unbind_names(
         self,
         source: str,
-        destination: Exchange | Queue | None,
+        destination: Destination | None,
         routing_key: str,
         arguments: Mapping[str, Any],
     ) -> None:
@@ -232,30 +251,38 @@ class VirtualHost:
         if exchange is not None and destination is not None:
             self._unbind(exchange.binding(destination, routing_key, arguments))
 
-    def _unbind(self, binding: Binding) -> None:
-        source = binding.source
-        if source.remove(binding):
-            del binding.destination.bindings[binding]
-            self._routes.clear()
-            if source.auto_delete and not source.outgoing:
-                self._remove_exchange(source)
+    def _unbind(self, *bindings: Binding) -> None:
+        """Remove bindings; an auto-delete exchange goes with the last one that begins there.
 
-    def _remove_bindings_to(self, destination: Exchange | Queue) -> None:
-        for binding in tuple(destination.bindings):
-            self._unbind(binding)
+        Without recursion: a client may build a chain of such exchanges of any length.
+        """
+        pending = deque(bindings)
+        while pending:
+            binding = pending.popleft()
+            source = binding.source
+            if self._end_binding(binding) and source.auto_delete and not source.outgoing:
+                pending.extend(self._take_out(source))
+        self._routes.clear()
+
+    def _end_binding(self, binding: Binding) -> bool:
+        """Remove one binding at both of its ends; False: there was none."""
+        if not binding.source.remove(binding):
+            return False
+        del binding.destination.bindings[binding]
+        return True
 
     # -- queues
 
     def declare_queue(
         self,
-        connection: Connection,
+        connection: Client,
         name: str,
         durable: bool,
         exclusive: bool,
         auto_delete: bool,
         arguments: Mapping[str, Any],
     ) -> Queue:
-        """The queue of that name, as it was or new; an empty name makes one up."""
+        """The queue of that name, made if it is missing; an empty name stands for a new one."""
         # An exclusive queue goes with its connection, so it never outlives the broker.
         durable = durable and not exclusive
         _refuse_reserved("queue", name)
@@ -272,11 +299,11 @@ class VirtualHost:
         self,
         name: str,
         durable: bool,
-        owner: Connection | None,
+        owner: Client | None,
         auto_delete: bool,
         arguments: Mapping[str, Any],
     ) -> Queue:
-        """A new queue, of a name that no queue has."""
+        """Make a queue, of a name that no queue has."""
         queue = self.queue_cls(
             self,
             name,
@@ -284,7 +311,7 @@ class VirtualHost:
             owner=owner,
             auto_delete=auto_delete,
             arguments=arguments,
-            rules=queue_rules(arguments, name, self.virtual_host),
+            rules=queue_rules(arguments, name, self.name),
         )
         self.queues[queue.name] = queue
         self._bind(self._default, queue, queue.name, {})
@@ -293,36 +320,34 @@ class VirtualHost:
     def _check_same_queue(
         self,
         queue: Queue,
-        connection: Connection,
+        connection: Client,
         durable: bool,
         exclusive: bool,
         auto_delete: bool,
         arguments: Mapping[str, Any],
     ) -> None:
         if queue.owner is not (connection if exclusive else None):
-            raise resource_locked(queue.name, self.virtual_host)
-        where = f"queue '{queue.name}' in vhost '{self.virtual_host}'"
+            raise resource_locked(queue.name, self.name)
+        where = f"queue '{queue.name}' in vhost '{self.name}'"
         check_same("durable", where, durable, queue.durable)
         check_same("auto_delete", where, auto_delete, queue.auto_delete)
         check_same("x-queue-type", where, arguments.get("x-queue-type", "classic"), "classic")
         check_same_arguments(QUEUE_ARGUMENTS, where, arguments, queue.arguments)
 
-    def queue(self, connection: Connection, name: str) -> Queue:
-        """The queue of that name, for a connection that may use it."""
+    def queue(self, connection: Client, name: str) -> Queue:
+        """The queue of that name, if *connection* may use it."""
         queue = self.queues.get(name)
         if queue is None:
-            raise not_found(f"queue '{name}' in vhost '{self.virtual_host}'")
+            raise not_found(f"queue '{name}' in vhost '{self.name}'")
         if queue.owner is not None and queue.owner is not connection:
-            raise resource_locked(name, self.virtual_host)
+            raise resource_locked(name, self.name)
         return queue
 
-    def delete_queue(
-        self, connection: Connection, name: str, if_unused: bool, if_empty: bool
-    ) -> int:
+    def delete_queue(self, connection: Client, name: str, if_unused: bool, if_empty: bool) -> int:
         if name not in self.queues:
             return 0
         queue = self.queue(connection, name)
-        where = f"queue '{name}' in vhost '{self.virtual_host}'"
+        where = f"queue '{name}' in vhost '{self.name}'"
         if if_unused and queue.consumers:
             raise precondition_failed(f"{where} in use")
         if if_empty and queue.ready.size:
@@ -332,15 +357,15 @@ class VirtualHost:
         return messages
 
     def remove_queue(self, queue: Queue) -> None:
-        """Remove a queue with all that is in it; nothing of it is dead-lettered."""
+        """Remove a queue with its messages, which are not dead-lettered."""
         del self.queues[queue.name]
-        self._remove_bindings_to(queue)
+        self._unbind(*queue.bindings)
         queue.delete()
 
     # -- messages
 
     def publish(self, message: QueuedMessage) -> Outcome:
-        """Take a message to the queues that it is for.
+        """Route a message to its queues.
 
         :raises ConfigurationError: its exchange or routing key is too long, or not text.
         """
@@ -358,26 +383,26 @@ class VirtualHost:
 
     def _enqueue(self, message: QueuedMessage, queues: Collection[Queue]) -> Outcome:
         taken = True
-        # What dies in one of these queues goes on when all of them have their message.
-        with self._burying_later():
+        # Dead letters of these queues are sent when all of them have their message.
+        with self._dead_letters.sent_afterwards():
             for number, queue in enumerate(queues):
                 taken &= queue.publish(message.another() if number else message)
         return Outcome.TAKEN if taken else Outcome.REJECTED
 
     def _route(self, exchange: Exchange, message: QueuedMessage) -> Collection[Queue]:
-        """The queues that a message is for, each once, through whatever exchanges."""
+        """The queues that a message reaches, each once, through any exchanges between."""
         headers = message.headers
         keys = (message.routing_key, *message.copies)
         queues: dict[Queue, None] = {}
         by_headers = False
         seen = {exchange}
         pending = [exchange]
-        for current in pending:  # which grows meanwhile
+        for current in pending:  # grows meanwhile
             by_headers = by_headers or current.needs_headers
             for destination in self._destinations(current, keys, headers):
                 if isinstance(destination, Queue):
                     queues[destination] = None
-                elif destination not in seen:
+                elif isinstance(destination, Exchange) and destination not in seen:
                     seen.add(destination)
                     pending.append(destination)
         if not by_headers and not message.copies:
@@ -388,8 +413,8 @@ class VirtualHost:
 
     def _destinations(
         self, exchange: Exchange, keys: Iterable[str], headers: Mapping[str, Any]
-    ) -> Iterable[Exchange | Queue]:
-        """Where a message goes from *exchange*; to its alternate one when that is nowhere."""
+    ) -> Iterable[Destination]:
+        """The destinations from *exchange*; its alternate exchange when there are none."""
         found = [destination for key in keys for destination in exchange.lookup(key, headers)]
         if not found and exchange.alternate in self.exchanges:
             alternate = self.exchanges[exchange.alternate]
@@ -402,41 +427,18 @@ class VirtualHost:
 
         :param reason: rejected, expired or maxlen.
         """
-        if message.queue.rules.dead_letter_exchange is None:
-            return
-        self._dead.append((message, reason))
-        # A dead letter may push out another one, and so on: one after the other, however many.
-        if not self._is_burying:
-            with self._burying_later():
-                pass
+        self._dead_letters.add(message, reason)
 
-    @contextmanager
-    def _burying_later(self) -> Iterator[None]:
-        """Let messages die, and send them on afterwards, with all that die of that."""
-        if self._is_burying:
-            yield
-            return
-        self._is_burying = True
-        try:
-            yield
-            while self._dead:
-                self._bury(*self._dead.popleft())
-        finally:
-            self._is_burying = False
-
-    def _bury(self, message: QueuedMessage, reason: str) -> None:
-        try:
-            dead = dead_letter(message, reason)
-        except EncodeError as exc:
-            _log.error(
-                "a message that died in queue %r is lost, for its headers leave no room for "
-                "x-death: %s", message.queue.name, exc,
-            )  # fmt: skip
-            return
+    def _publish_dead(self, dead: QueuedMessage) -> None:
         exchange = self.exchanges.get(dead.exchange)
         if exchange is not None:
             queues = [queue for queue in self._route(exchange, dead) if not is_cycle(queue, dead)]
             self._enqueue(dead, queues)
+
+
+def _refuse_default(*exchanges: str) -> None:
+    if "" in exchanges:
+        raise access_refused("operation not permitted on the default exchange")
 
 
 def _refuse_reserved(kind: str, name: str) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
-from typing import Any, NamedTuple, Protocol, Self, Unpack
+from typing import Any, NamedTuple, Self, Unpack
 
-from carrot.backends.base import BaseBackend
-from carrot.backends.confirms import Confirms, merged
+from carrot.backends.seam.confirms import merged
+from carrot.backends.seam.life import Life
 from carrot.exceptions import (
     CarrotError,
     ChannelError,
@@ -21,32 +20,19 @@ from carrot.exceptions import (
 )
 from carrot.message import Message
 from carrot.messaging.publish_options import PublishOptions, SendOptions
+from carrot.messaging.sending import Sender, Sending
 
 #: How many bytes of bodies may be under way, unconfirmed; at least one message is.
 WINDOW_BYTES = 16 * 1024 * 1024
 
 
-class Sender(Protocol):
-    """What a batch needs of its publisher."""
-
-    backend: BaseBackend
-    confirm: bool
-    confirm_window: int
-    confirm_timeout: float | None
-
-    def envelope(self, **options: Unpack[SendOptions]) -> PublishOptions: ...
-    def message(self, data: Any, envelope: PublishOptions) -> Message: ...
-    def publish(self, message: Message, envelope: PublishOptions) -> int | None: ...
-    def wait_again(self, numbers: Collection[int]) -> None: ...
-    def recover(self, lost: CarrotError, again: Callable[[], object]) -> None: ...
-
-
 class _Sent(NamedTuple):
-    """A message under way, and its number on the channel."""
+    """A message on its way, and its number on the life it went out on."""
 
     number: int
     message: Message
-    envelope: PublishOptions
+    options: PublishOptions
+    life: Life | None
 
 
 class Batch:
@@ -55,12 +41,14 @@ class Batch:
     :ivar sent: how many messages were sent.
     """
 
-    def __init__(self, publisher: Sender) -> None:
+    def __init__(self, sender: Sender, sending: Sending) -> None:
         self.sent = 0
-        self._publisher = publisher
+        self._sender = sender
+        self._sending = sending
         self._unconfirmed: deque[_Sent] = deque()
         self._bytes = 0
-        self._books: Confirms | None = None
+        #: The life on which all that are unconfirmed went out.
+        self._life: Life | None = None
         self._failures: list[PublishError] = []
         # Whether there were messages that nobody confirms.
         self._is_trusting = False
@@ -78,87 +66,94 @@ class Batch:
                 "a batch sends in its block only, whose end waits for the confirms: write with "
                 "publisher.batch() as batch: batch.send(…)"
             )
-        self.put(message_data, self._publisher.envelope(**options))
+        self.put(message_data, self._sending.options(self._sender, **options))
 
-    def put(self, data: Any, envelope: PublishOptions) -> None:
-        """Send a message whose envelope is made already."""
-        publisher = self._publisher
-        message = publisher.message(data, envelope)
+    def put(self, data: Any, options: PublishOptions) -> None:
+        """Send a message whose options are checked already."""
+        sending, sender = self._sending, self._sender
+        is_confirmed = sender.confirm or options.mandatory
+        message = sending.message(sender, data, options)
         try:
-            number = publisher.publish(message, envelope)
+            life, number = sending.publish(sender, message, options)
+            if life is not self._life and self._unconfirmed:
+                self._unconfirmed.append(_Sent(number or 0, message, options, life))
+                raise ConnectionLost("the channel was replaced, and its confirms are gone")
         except (ConnectionLost, ConnectionFailed) as exc:
-            if not (publisher.confirm or envelope.mandatory):
-                raise  # what was kept back with it is lost
-            self._recover(exc, _Sent(0, message, envelope))
+            if not is_confirmed:
+                raise  # what was held back with it is lost
+            if not (self._unconfirmed and self._unconfirmed[-1].message is message):
+                self._unconfirmed.append(_Sent(0, message, options, None))
+            self._recover(exc)
             self.sent += 1
             return
         self.sent += 1
         if number is None:
-            if not (publisher.confirm or envelope.mandatory):
+            if not is_confirmed:
                 self._is_trusting = True
-        else:
-            # What becomes of it stands in the channel's books, also when the channel is gone.
-            self._books = publisher.backend.confirms or self._books
-            self._unconfirmed.append(_Sent(number, message, envelope))
-            self._bytes += len(message.body)
-            if len(self._unconfirmed) >= publisher.confirm_window or self._bytes >= WINDOW_BYTES:
-                self._settle(len(self._unconfirmed) // 2)
+            return
+        self._life = life
+        self._unconfirmed.append(_Sent(number, message, options, life))
+        self._bytes += len(message.body)
+        if len(self._unconfirmed) >= sender.confirm_window or self._bytes >= WINDOW_BYTES:
+            self._settle(len(self._unconfirmed) // 2)
 
     def _settle(self, leave: int) -> None:
         """Wait for the confirms of the oldest, until *leave* are left."""
-        unconfirmed = self._unconfirmed
-        if len(unconfirmed) <= leave:
+        unconfirmed, life = self._unconfirmed, self._life
+        if life is None or len(unconfirmed) <= leave:
             return
         oldest = [sent.number for sent in list(unconfirmed)[: len(unconfirmed) - leave]]
         try:
-            self._wait_for(oldest, self._publisher.confirm_timeout)
+            self._sending.wait(self._sender, life, oldest)
+        except PublishError as exc:
+            self._failures.append(exc)
         except (ConnectionLost, ConnectionFailed) as exc:
             self._recover(exc)
             return
         for _ in oldest:
             self._bytes -= len(unconfirmed.popleft().message.body)
 
-    def _wait_for(self, numbers: list[int], timeout: float | None) -> None:
-        try:
-            self._publisher.backend.wait_for_confirms(numbers, timeout)
-        except PublishError as exc:
-            self._failures.append(exc)
-
-    def _recover(self, lost: CarrotError, *more: _Sent) -> None:
+    def _recover(self, lost: CarrotError) -> None:
         """Send again what the broker has not confirmed, over a new connection."""
-        self._unconfirmed.extend(more)
-        self._publisher.recover(lost, self._send_again)
+        self._sending.recover(self._sender, lost, self._send_again)
 
     def _send_again(self) -> None:
-        publisher, books = self._publisher, self._books
-        missing = self._unconfirmed
-        if books is not None:
-            settled = [sent.number for sent in missing if books.is_settled(sent.number)]
-            missing = deque(sent for sent in missing if not books.is_settled(sent.number))
-            try:
-                books.raise_failures(settled)
-            except PublishError as exc:
-                self._failures.append(exc)
+        sending, sender = self._sending, self._sender
+        missing = [sent for sent in self._unconfirmed if not self._is_settled(sent)]
         # None has a number until it has been sent again.
-        self._unconfirmed, self._books = deque(sent._replace(number=0) for sent in missing), None
-        again: deque[_Sent] = deque()
+        self._unconfirmed = deque(sent._replace(number=0, life=None) for sent in missing)
+        again: dict[Life, list[_Sent]] = {}
         for sent in missing:
-            number = publisher.publish(sent.message, sent.envelope)
+            life, number = sending.publish(sender, sent.message, sent.options)
             if number is not None:
-                again.append(sent._replace(number=number))
-        self._unconfirmed, self._books = again, publisher.backend.confirms
+                again.setdefault(life, []).append(sent._replace(number=number, life=life))
+        self._unconfirmed = deque(sent for group in again.values() for sent in group)
         try:
-            publisher.wait_again([sent.number for sent in again])
+            for life, group in again.items():
+                self._life = life
+                sending.wait_again(sender, life, [sent.number for sent in group])
         except (Nacked, OperationTimeout):
-            self._books = None  # all of them again
+            # All of them again.
+            self._unconfirmed = deque(sent._replace(number=0, life=None) for sent in missing)
             raise
         except PublishError as exc:
             self._failures.append(exc)
         self._unconfirmed.clear()
         self._bytes = 0
 
+    def _is_settled(self, sent: _Sent) -> bool:
+        """Whether the broker has answered for it, before its channel was gone."""
+        confirms = None if sent.life is None else sent.life.confirms
+        if confirms is None or not confirms.is_settled(sent.number):
+            return False
+        try:
+            confirms.raise_failures([sent.number])
+        except PublishError as exc:
+            self._failures.append(exc)
+        return True
+
     def __enter__(self) -> Self:
-        self._open.enter_context(self._publisher.backend.batching())
+        self._open.enter_context(self._sender.backend.lives.batching())
         self._is_open = True
         return self
 

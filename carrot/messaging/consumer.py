@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import time
+import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
 
-from carrot.backends.base import BaseBackend
-from carrot.checks import SHORT_STRING_BYTES, check_prefetch_count, required_name, seconds
+from carrot import logs
+from carrot.backends.seam.backend import Backend
+from carrot.checks import check_prefetch_count, required_name, seconds
 from carrot.connection import BrokerConnection
-from carrot.deadline import until
+from carrot.deadline import Deadline, bounded_by
 from carrot.exceptions import (
-    CarrotError,
     ChannelError,
     ConfigurationError,
     SerializationError,
 )
 from carrot.message import Message
-from carrot.messaging.message_ids import unique_id
-from carrot.messaging.receiver import Callback, ErrorCallback, Loop, Receiver
+from carrot.messaging.callbacks import Callback, Callbacks, ErrorCallback
+from carrot.messaging.declaration import BindingLike, Declaration, RoutingKeys
+from carrot.messaging.members import Members
+from carrot.messaging.options import Configurable
+from carrot.messaging.queue_subscription import QueueSubscription, is_single_active
+from carrot.messaging.waiting import Waiting
 from carrot.retry import Retry
 from carrot.serialization import registry
 
 
-class Consumer(Loop):
+class Consumer(Configurable, Callbacks, Waiting):
     """Receives messages from a queue, which it declares and binds to an exchange.
 
     Use it with :meth:`register_callback`, or in a subclass with ``receive()``. Every option can
@@ -36,6 +40,9 @@ class Consumer(Loop):
     :param routing_key: what of the exchange's messages it gets: a name for a direct exchange, a
         pattern for a topic one (``*`` one word, ``#`` zero or more), a dict of headers for a
         headers exchange; a fanout exchange needs none.
+        Several are a list: ``["order.*", "invoice.*"]``.
+    :param bindings: more bindings, each a dict of ``exchange``, ``routing_key`` and ``arguments``;
+        the exchange is there, or is declared when ``exchange_type`` is given too.
     :param exchange_type: direct, fanout, topic, headers, or a type of a broker's plug-in.
     :param durable: exchange and queue outlive a restart of the broker.
     :param exclusive: only this connection may use the queue, and it goes when the connection
@@ -55,6 +62,8 @@ class Consumer(Loop):
     :param decoder: a function from the body (text, or bytes when it is binary) to data, used
         whatever the content type says.
     :param accept: the serializers' names or content types to decode; None is every safe one.
+    :param default_content_type: how to decode a body that names no content type, such as
+        ``"application/json"``; default: the bytes as they are.
     :param on_decode_error: called with the message and the error when a body can't be decoded;
         without it the error leaves the loop, and the message is in its ``.message``.
     :param callbacks: functions to call with the data and the message.
@@ -67,7 +76,7 @@ class Consumer(Loop):
 
     queue: str = ""
     exchange: str = ""
-    routing_key: str | Mapping[str, Any] = ""
+    routing_key: RoutingKeys = ""
     exchange_type: str = "direct"
     durable: bool = True
     exclusive: bool = False
@@ -84,14 +93,18 @@ class Consumer(Loop):
     decoder: Callable[[Any], Any] | None = None
     accept: Collection[str] | None = None
     on_decode_error: ErrorCallback | None = None
-    _other_receiver: Receiver | None = None
+    default_content_type: str | None = None
+    bindings: Sequence[BindingLike] | None = None
+    retry: Retry = Retry()
+    raise_on_cancel: bool = False
+    consumer_tag: str
 
     def __init__(
         self,
         connection: BrokerConnection,
         queue: str | None = None,
         exchange: str | None = None,
-        routing_key: str | Mapping[str, Any] | None = None,
+        routing_key: RoutingKeys | None = None,
         *,
         exchange_type: str | None = None,
         durable: bool | None = None,
@@ -108,11 +121,13 @@ class Consumer(Loop):
         prefetch_count: int | None = None,
         decoder: Callable[[Any], Any] | None = None,
         accept: Collection[str] | None = None,
+        default_content_type: str | None = None,
+        bindings: Sequence[BindingLike] | None = None,
         on_decode_error: ErrorCallback | None = None,
         callbacks: Sequence[Callback] | None = None,
         retry: Retry | None = None,
         raise_on_cancel: bool | None = None,
-        backend: BaseBackend | None = None,
+        backend: Backend | None = None,
     ) -> None:
         self._use(connection, backend)
         self._set_options(
@@ -134,13 +149,15 @@ class Consumer(Loop):
             prefetch_count=prefetch_count,
             decoder=decoder,
             accept=accept,
+            default_content_type=default_content_type,
+            bindings=bindings,
             on_decode_error=on_decode_error,
             retry=retry,
             raise_on_cancel=raise_on_cancel,
         )
         self._set_callbacks(callbacks)
         # Exclusive queues go with their connection; the exchange is everybody's, and stays.
-        self._exchange_auto_delete = self.auto_delete
+        self.exchange_auto_delete = self.auto_delete
         self.auto_delete = self.auto_delete or self.exclusive
         check_prefetch_count(self.prefetch_count)
         if isinstance(self.accept, str):
@@ -150,21 +167,21 @@ class Consumer(Loop):
         for name in self.accept or ():
             if "/" not in str(name):
                 registry.check_name(name)
-        self.consumer_tag = self._generate_consumer_tag()
-        self._has_consumed = False
-        self._consume_options: dict[str, Any] = {}
-        self._declared_at: int | None = None
+        if not self.queue:
+            raise ConfigurationError(
+                f"{type(self).__name__} needs a queue to receive from: give its name as queue=, or "
+                "as a class attribute"
+            )
+        self._declaration = Declaration(self)
+        self._subscription = QueueSubscription(self, is_single_active(self.queue_arguments))
+        self._members = Members(self, _weakly(self))
+        self._receiver: Callbacks | None = None
         self._closed = False
         if self.auto_declare:
             self.declare()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} queue={self.queue!r} on {self.connection!r}>"
-
-    def _generate_consumer_tag(self) -> str:
-        """A tag that no other consumer has, and that tells an operator whose it is."""
-        cls = type(self)
-        return f"{cls.__module__}.{cls.__name__}-{unique_id()}"[-SHORT_STRING_BYTES:]
 
     # -- topology
 
@@ -179,55 +196,10 @@ class Consumer(Loop):
         """
         self._closed = False
         self._follow_connection()
-        self._declare(self.warn_if_exists)
+        self._declaration.declare()
         return self
 
-    def _declare(self, warn_if_exists: bool) -> None:
-        with self.backend.one_channel():
-            self._declare_here(warn_if_exists)
-            self._declared_at = self.backend.generation
-
-    def _declare_here(self, warn_if_exists: bool) -> None:
-        if self.queue:
-            self.backend.queue_declare(
-                queue=self.queue,
-                durable=self.durable,
-                exclusive=self.exclusive,
-                auto_delete=self.auto_delete,
-                warn_if_exists=warn_if_exists,
-                arguments=self._queue_arguments(),
-            )
-        self._declare_exchange(
-            self.exchange,
-            self.exchange_type,
-            self.durable,
-            self._exchange_auto_delete,
-            self.exchange_arguments,
-        )
-        # The default exchange has every queue already, and allows no binding.
-        if self.queue and self.exchange:
-            key, arguments = self._binding()
-            self.backend.queue_bind(
-                queue=self.queue, exchange=self.exchange, routing_key=key, arguments=arguments
-            )
-
-    def _declare_if_new(self) -> None:
-        """Declare again what was declared on an earlier channel: it may have gone with that."""
-        if self._declared_at is not None and not self.backend.is_on(self._declared_at):
-            self._declare(warn_if_exists=False)
-
-    def _queue_arguments(self) -> Mapping[str, Any] | None:
-        if self.queue_type is None:
-            return self.queue_arguments
-        return {**(self.queue_arguments or {}), "x-queue-type": self.queue_type}
-
-    def _binding(self) -> tuple[str, Mapping[str, Any] | None]:
-        if isinstance(self.routing_key, Mapping) and self.exchange_type == "headers":
-            return "", {**self.routing_key, **(self.binding_arguments or {})}
-        key: Any = self.routing_key  # checked by the backend, which takes text only
-        return key, self.binding_arguments
-
-    def _usable_queue(self) -> str:
+    def usable_queue(self) -> str:
         """The queue's name, when this consumer is open and has one."""
         self._check_open()
         return required_name("queue", self.queue)
@@ -246,28 +218,29 @@ class Consumer(Loop):
         """What becomes of a delivery."""
         self.process(message, self._find_receiver(), self.auto_ack, self.on_decode_error)
 
-    def _find_receiver(self) -> Receiver:
-        """Who receives: this consumer, unless it was told to :meth:`hand_to` another."""
-        other = self._other_receiver
-        return self if other is None or not other.has_receiver else other
-
-    def hand_to(self, receiver: Receiver) -> None:
-        """Let *receiver* receive the messages, when it has something to do with them."""
-        self._other_receiver = receiver
+    def _find_receiver(self) -> Callbacks:
+        """Who receives: this consumer, unless another that has something to do with it was set."""
+        receiver = self._receiver
+        return self if receiver is None or not receiver.has_receiver else receiver
 
     def process(
         self,
         message: Message,
-        receiver: Receiver | None,
+        receiver: Callbacks | None,
         auto_ack: bool,
         on_decode_error: ErrorCallback | None,
     ) -> None:
         """Decode *message*, ack it with *auto_ack*, and hand it to *receiver*."""
         try:
-            if self.decoder is not None or self.accept is not None:
+            if (
+                self.decoder is not None
+                or self.accept is not None
+                or self.default_content_type is not None
+            ):
                 self._received(message)
             data = message.decode()
         except SerializationError as exc:
+            logs.undecodable(self.queue, self.consumer_tag, message.delivery_tag, exc)
             if on_decode_error is None:
                 raise
             on_decode_error(message, exc)
@@ -282,60 +255,26 @@ class Consumer(Loop):
         """*message*, knowing how this consumer decodes."""
         message.decoder = self.decoder
         message.accept = self.accept
+        message.default_content_type = self.default_content_type
         return message
 
     # -- consuming
 
-    def consume(
-        self,
-        no_ack: bool | None = None,
-        *,
-        callback: Callable[[Message], object] | None = None,
-        at_most: int | None = None,
-    ) -> None:
+    def consume(self, no_ack: bool | None = None) -> None:
         """Subscribe to the queue; harmless when it is subscribed already.
 
         The messages come through :meth:`wait`, :meth:`iterconsume` or the connection's
         ``drain_events()``.
 
-        :param callback: what to do with each delivery, instead of :meth:`process` as configured.
-        :param at_most: how many messages are wanted at all: more are not sent ahead.
         :raises NotFound: no such queue.
         """
-        queue = self._usable_queue()
-        if self.channel_open:
-            return
-        prefetch = check_prefetch_count(self.prefetch_count)
-        if at_most:
-            prefetch = min(prefetch or at_most, at_most)
-        with self.backend.one_channel():
-            if self.backend.is_consuming(self.consumer_tag):
-                return  # another thread was faster
-            self._consume_options = {"no_ack": no_ack, "callback": callback, "at_most": at_most}
-            former = tag = self.consumer_tag
-            if self._has_consumed and not self.no_ack:
-                # RabbitMQ's quorum queues lose their way when a tag is used again. (With no_ack
-                # the tag stays: it is the name of what is left over.)
-                tag = self._generate_consumer_tag()
-            self._has_consumed = True
-            self._declare_if_new()
-            self.backend.qos(0, prefetch, False)
-            self.backend.declare_consumer(
-                queue=queue,
-                no_ack=self.no_ack if no_ack is None else no_ack,
-                callback=callback or self._receive_callback,
-                consumer_tag=tag,
-                again=self._restore,
-            )
-            if tag != former:
-                self.consumer_tag = tag
-                # Not before: other threads that wait for it would think that nobody does.
-                self.backend.cancel(former)
+        self.usable_queue()
+        self._subscription.begin(no_ack)
 
     @property
     def channel_open(self) -> bool:
         """Whether this consumer is subscribed."""
-        return self.backend.is_consuming(self.consumer_tag)
+        return self._subscription.is_running
 
     def iterconsume(
         self,
@@ -350,50 +289,15 @@ class Consumer(Loop):
             :meth:`close`. The subscription stays until one of the last two.
         :param timeout: seconds for all of it; then it raises OperationTimeout.
         """
-        return self._iterate(partial(self.consume, no_ack), limit, timeout)
-
-    def stop(self) -> None:
-        """End :meth:`wait` and :meth:`iterconsume` when the message in hand is processed.
-
-        From a callback, a signal handler or another thread. It ends those of all threads; called
-        while none is running, it ends the next one at once.
-        """
-        self.backend.stop()
+        return self._members.loop(limit, timeout, lambda at_most: self.consume(no_ack))
 
     def cancel(self) -> None:
-        self._is_cancelled = True
-        # Another thread may be subscribing, with a new tag.
-        with self.backend.unchanged():
-            self.backend.cancel(self.consumer_tag)
+        """End the subscription: what was sent ahead and not processed goes back to the queue."""
+        self._members.cancel()
 
-    def _subscribe_for(self, limit: int) -> None:
-        # What wait() has sent ahead goes back at its end, and counts as a delivery attempt then.
-        if not self.auto_delete:
-            self.consume(at_most=limit)
-
-    def _subscribe_again(self) -> None:
-        self.forget_declaration()
-        self.consume(**self._consume_options)
-
-    def _restore(self, why: CarrotError) -> None:
-        """Subscribe again in the loop of another on the same channel, if that is wanted."""
-        if self._closed or not self._is_curable(why):
-            return
-        try:
-            self._subscribe_again()
-        except CarrotError as exc:
-            if not self._is_worth_another(exc):
-                self.backend.cancel(self.consumer_tag)  # told now, and not once more
-            raise
-
-    def forget_declaration(self) -> None:
-        """What was declared may be gone: declare it again before the next subscription."""
-        if self._declared_at is not None:
-            self._declared_at = -1
-
-    def _release(self) -> None:
-        if not self.auto_delete:
-            self.cancel()
+    def is_recoverable(self, error: Exception) -> bool:
+        """Whether this consumer is subscribed again after *error*."""
+        return not self._closed and self._members.is_recoverable(error)
 
     # -- one message at a time
 
@@ -417,12 +321,11 @@ class Consumer(Loop):
         :raises DecodeError: with *auto_ack* or callbacks, for a body that can't be decoded; the
             message is unsettled, in ``.message``.
         """
-        queue = self._usable_queue()
+        queue = self.usable_queue()
         no_ack = self.no_ack if no_ack is None else no_ack
         auto_ack = self.auto_ack if auto_ack is None else auto_ack
         timeout = None if timeout is None else seconds("timeout", timeout)
-        with until(None if timeout is None else time.monotonic() + timeout):
-            self._declare_if_new()
+        with bounded_by(Deadline.after(timeout)):
             message = self._next_message(queue, no_ack, timeout)
         if message is None:
             return None
@@ -433,17 +336,19 @@ class Consumer(Loop):
 
     def _next_message(self, queue: str, no_ack: bool, timeout: float | None) -> Message | None:
         """The oldest message: sent ahead to a running subscription, or still in the queue."""
-        backend, tag = self.backend, self.consumer_tag
+        life = self.backend.lives.restored()
+        get = partial(self.backend.get, queue, no_ack=no_ack, timeout=timeout)
         if not self.channel_open:
-            return backend.take(tag) or backend.get(queue, no_ack=no_ack, timeout=timeout)
+            return life.take(self.consumer_tag) or get()
         # What is being sent ahead comes before the broker's answer, or (RabbitMQ) right behind it,
         # and so before the answer to a second question.
         for _ in range(2):
-            if (message := backend.take(tag)) is not None:
+            if (message := life.take(self.consumer_tag)) is not None:
                 return message
-            if (message := backend.get(queue, no_ack=no_ack, timeout=timeout)) is not None:
-                backend.deliver(tag, message)
-        return backend.take(tag)
+            message = get()
+            if message is not None and not life.put(self.consumer_tag, message):
+                return message
+        return life.take(self.consumer_tag)
 
     def process_next(self) -> Message | None:
         """``fetch(enable_callbacks=True)``."""
@@ -474,7 +379,7 @@ class Consumer(Loop):
 
         :param filterfunc: discard only messages for which it is true; the others go back.
         """
-        queue = self._usable_queue()
+        queue = self.usable_queue()
         if filterfunc is None:
             # The queue first: what it still held when this began can't be sent ahead any more.
             return self.backend.queue_purge(queue) + self._discard_sent_ahead()
@@ -498,8 +403,8 @@ class Consumer(Loop):
         return discarded
 
     def _discard_sent_ahead(self) -> int:
-        count = 0
-        while (message := self.backend.take(self.consumer_tag)) is not None:
+        count, life = 0, self.backend.life
+        while life is not None and (message := life.take(self.consumer_tag)) is not None:
             if not message.acknowledged:
                 message.ack()
             count += 1
@@ -530,23 +435,35 @@ class Consumer(Loop):
         self._check_open()
         self.backend.flow(active)
 
-    def move_to(self, backend: BaseBackend) -> None:
+    def _use_channel(self, backend: Backend) -> None:
         """Use another's channel from now on; a subscription ends first."""
-        if self._owns_backend:
+        if backend is self.backend:
+            return
+        if self.owns_backend:
             self.backend.close()
         else:
             self.cancel()
-        self._owns_backend = False
-        self.backend = backend
-        self.forget_declaration()
+        backend.lives.adopt(self.backend.lives.topology)
+        self.owns_backend, self.backend = False, backend
 
     def close(self) -> None:
         """End the subscription and close the channel: unsettled messages go back to the queue.
 
         :meth:`declare` opens it again. Again is harmless.
         """
-        self._closed = self._is_cancelled = True
-        if self._owns_backend:
+        self._closed = self._members.is_cancelled = True
+        if self.owns_backend:
             self.backend.close()
         else:
             self.cancel()
+
+
+def _weakly(consumer: Consumer) -> Callable[[], Sequence[Consumer]]:
+    """Gives the consumer, while it is there: a circle would keep it, when it is forgotten."""
+    reference = weakref.ref(consumer)
+
+    def consumers() -> Sequence[Consumer]:
+        alive = reference()
+        return () if alive is None else (alive,)
+
+    return consumers

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
+from weakref import WeakMethod
 
-from carrot.backends.base import BaseBackend
+from carrot.backends.seam.backend import Backend
 from carrot.connection import BrokerConnection
 from carrot.exceptions import ConfigurationError, ConsumerNotFound
 from carrot.message import Message
+from carrot.messaging.callbacks import Callback, Callbacks, ErrorCallback
 from carrot.messaging.consumer import Consumer
-from carrot.messaging.receiver import Callback, ErrorCallback, Loop
+from carrot.messaging.members import Members
+from carrot.messaging.options import Configurable
+from carrot.messaging.queue_subscription import QueueSubscription
+from carrot.messaging.waiting import Waiting
 from carrot.retry import Retry
 
 
-class ConsumerSet(Loop):
+class ConsumerSet(Configurable, Callbacks, Waiting):
     """Receives from several queues in one loop.
 
     A consumer's own callbacks, or its ``receive()``, come first; the messages of consumers
@@ -37,6 +43,8 @@ class ConsumerSet(Loop):
 
     auto_ack: bool = False
     on_decode_error: ErrorCallback | None = None
+    retry: Retry = Retry()
+    raise_on_cancel: bool = False
 
     def __init__(
         self,
@@ -49,7 +57,7 @@ class ConsumerSet(Loop):
         on_decode_error: ErrorCallback | None = None,
         retry: Retry | None = None,
         raise_on_cancel: bool | None = None,
-        backend: BaseBackend | None = None,
+        backend: Backend | None = None,
     ) -> None:
         self._use(connection, backend)
         self._set_options(
@@ -66,6 +74,12 @@ class ConsumerSet(Loop):
         #: All consumers; one that is appended here is subscribed by the next :meth:`consume`.
         self.consumers: list[Consumer] = []
         self._is_consuming = False
+        here, callback = WeakMethod(self._members_here), WeakMethod(self._callback_of)
+        self._members = Members(
+            self,
+            lambda: _alive(here)(),
+            lambda subscription: _alive(callback)(subscription),
+        )
         for consumer in consumers or ():
             self.add_consumer(consumer)
         for queue, options in (from_dict or {}).items():
@@ -86,8 +100,8 @@ class ConsumerSet(Loop):
             raise ConfigurationError(f"a ConsumerSet takes Consumer objects, not {consumer!r}")
         consumer._check_channel(self.backend)
         self.consumers.append(consumer)
-        if self._is_consuming:
-            self._subscribe(consumer)
+        if self._is_consuming or self._members.is_waiting:
+            self._members.subscribe_more()
 
     def add_consumer_from_dict(
         self,
@@ -122,32 +136,20 @@ class ConsumerSet(Loop):
             known = ", ".join(repr(consumer.queue) for consumer in self.consumers) or "none"
             raise ConsumerNotFound(f"the set has no consumer of queue {queue!r}; it has {known}")
         for consumer in removed:
-            self.consumers.remove(consumer)
+            with suppress(ValueError):  # another thread was faster
+                self.consumers.remove(consumer)
             consumer.cancel()
 
-    def _subscribe(self, consumer: Consumer, at_most: int | None = None) -> None:
-        if consumer.backend is not self.backend:
-            consumer.move_to(self.backend)
-        if not consumer.channel_open:
-            consumer.consume(
-                callback=partial(self._receive_callback, consumer),
-                at_most=None if consumer.auto_delete else at_most,
-            )
+    def _members_here(self) -> list[Consumer]:
+        """Its consumers, which move to the set's channel."""
+        consumers = list(self.consumers)
+        for consumer in consumers:
+            consumer._use_channel(self.backend)
+        return consumers
 
-    def _subscribe_all(self, at_most: int | None = None) -> None:
-        if self.consumers:
-            with self.backend.one_channel():
-                for consumer in list(self.consumers):
-                    self._subscribe(consumer, at_most)
-
-    def _subscribe_for(self, limit: int) -> None:
-        self._subscribe_all(limit)
-
-    def _subscribe_again(self) -> None:
-        for consumer in self.consumers:
-            if not consumer.channel_open:
-                consumer.forget_declaration()
-        self._subscribe_all()
+    def _callback_of(self, subscription: QueueSubscription) -> Callable[[Message], None]:
+        consumer: Any = subscription.subscriber
+        return partial(self._receive_callback, consumer)
 
     def _receive_callback(self, consumer: Consumer, message: Message) -> None:
         """What becomes of a delivery."""
@@ -165,8 +167,19 @@ class ConsumerSet(Loop):
 
         :raises NotFound: a queue isn't there.
         """
-        self._subscribe_all()
+        self._members.subscribe()
         self._is_consuming = True
+
+    def iterconsume(
+        self, limit: int | None = None, *, timeout: float | None = None
+    ) -> Iterator[bool]:
+        """Subscribe now; each step of the iterator waits for a message and processes it.
+
+        :param limit: stop after this many; None goes on until :meth:`stop`, :meth:`cancel` or
+            :meth:`close`. The subscription stays until one of the last two.
+        :param timeout: seconds for all of it; then it raises OperationTimeout.
+        """
+        return self._members.loop(limit, timeout, lambda at_most: self.consume())
 
     @property
     def channel_open(self) -> bool:
@@ -174,16 +187,9 @@ class ConsumerSet(Loop):
         return any(consumer.channel_open for consumer in self.consumers)
 
     def cancel(self) -> None:
-        self._is_cancelled = True
+        """End the subscriptions: what was sent ahead and not processed goes back."""
         self._is_consuming = False
-        for consumer in self.consumers:
-            if consumer.backend is self.backend:
-                consumer.cancel()
-
-    def _release(self) -> None:
-        self._is_consuming = False
-        for consumer in self.consumers:
-            consumer._release()
+        self._members.cancel()
 
     def discard_all(self) -> int:
         """Discard the messages waiting in all queues, and say how many they were."""
@@ -192,10 +198,6 @@ class ConsumerSet(Loop):
     purge = discard_all
 
     # -- the channel
-
-    def stop(self) -> None:
-        """End :meth:`wait` and :meth:`iterconsume`; see :meth:`Consumer.stop`."""
-        self.backend.stop()
 
     def flow(self, active: bool) -> None:
         """Pause (False) and restart (True) deliveries."""
@@ -215,5 +217,12 @@ class ConsumerSet(Loop):
         self.cancel()
         for consumer in self.consumers:
             consumer.close()
-        if self._owns_backend:
+        if self.owns_backend:
             self.backend.close()
+
+
+def _alive(method: WeakMethod[Any]) -> Any:
+    """The method of a set, whose parts go with it."""
+    alive = method()
+    assert alive is not None, "its parts go with it"
+    return alive

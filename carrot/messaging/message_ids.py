@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from itertools import count
 
+from carrot import forks
+from carrot.forks import Stage
+
 # Of this process, and then a number: 0.2 µs, where a uuid4 takes 2, and its import 2 ms.
 _process = os.urandom(9).hex()
 # Any thread may take the next one: count() is one step of the interpreter's.
@@ -21,4 +24,4 @@ def _after_fork_in_child() -> None:
     _process = os.urandom(9).hex()
 
 
-os.register_at_fork(after_in_child=_after_fork_in_child)
+forks.register(Stage.TIMERS, after_in_child=_after_fork_in_child)

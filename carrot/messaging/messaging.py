@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Unpack
 
-from carrot.backends.base import BaseBackend
+from carrot.backends.seam.backend import Backend
 from carrot.connection import BrokerConnection
 from carrot.message import Message
+from carrot.messaging.callbacks import Callback, Callbacks
 from carrot.messaging.consumer import Consumer
+from carrot.messaging.options import Configurable
 from carrot.messaging.publish_options import MoreSendOptions, RoutingKey
 from carrot.messaging.publisher import Publisher
-from carrot.messaging.receiver import Callback, Receiver
 
 
-class Messaging(Receiver):
+class Messaging(Configurable, Callbacks):
     """Sends to an exchange, and receives from a queue that is bound to it.
 
     :param connection: the broker.
@@ -50,7 +51,7 @@ class Messaging(Receiver):
         durable: bool | None = None,
         auto_delete: bool | None = None,
         callbacks: Sequence[Callback] | None = None,
-        backend: BaseBackend | None = None,
+        backend: Backend | None = None,
     ) -> None:
         self.connection = connection
         self._set_options(
@@ -73,7 +74,7 @@ class Messaging(Receiver):
         }
         self.publisher = self.publisher_cls(connection, **shared)
         self.consumer = self.consumer_cls(connection, self.queue or None, **shared)
-        self.consumer.hand_to(self)
+        self.consumer._receiver = self
         self.backend = self.consumer.backend
 
     def __repr__(self) -> str:

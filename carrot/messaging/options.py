@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from carrot.backends.base import BaseBackend
+from carrot.backends.seam.backend import Backend
 from carrot.checks import check_function
 from carrot.connection import BrokerConnection
-from carrot.exceptions import CarrotError, ConfigurationError, ConnectionLost, NotSupported
-from carrot.function_options import FunctionOptions
+from carrot.exceptions import CarrotError, ConfigurationError
+from carrot.function_options import keep_plain_functions
 from carrot.retry import Retry
-from carrot.routing import check_exchange_type
 
 
-class Configurable(FunctionOptions):
+class Configurable:
     """An object whose options are class attributes that keywords override; closed by ``with``."""
 
-    function_options = ("encoder", "decoder", "on_decode_error")
+    function_options: ClassVar[tuple[str, ...]] = ("encoder", "decoder", "on_decode_error")
 
     connection: BrokerConnection
-    backend: BaseBackend
+    backend: Backend
 
-    def _use(self, connection: BrokerConnection, backend: BaseBackend | None) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _check_attributes(cls)
+        keep_plain_functions(cls, cls.function_options)
+
+    def _use(self, connection: BrokerConnection, backend: Backend | None) -> None:
         """Work over *connection*, on the channel *backend*, or else on one of its own."""
         if not isinstance(connection, BrokerConnection):
             raise ConfigurationError(
@@ -32,7 +35,7 @@ class Configurable(FunctionOptions):
         self.connection = connection
         if backend is not None:
             self._check_channel(backend)
-        self._owns_backend = backend is None
+        self.owns_backend = backend is None
         self.backend = connection.create_backend() if backend is None else backend
 
     def _check_channel(self, backend: Any) -> None:
@@ -49,37 +52,9 @@ class Configurable(FunctionOptions):
 
     def _follow_connection(self) -> None:
         """After ``connection`` was replaced, work over the new one."""
-        if self._owns_backend and self.backend.connection is not self.connection:
+        if self.owns_backend and self.backend.connection is not self.connection:
             self.backend.close()
             self.backend = self.connection.create_backend()
-
-    def _declare_exchange(
-        self,
-        exchange: str,
-        exchange_type: str,
-        durable: bool,
-        auto_delete: bool,
-        arguments: Mapping[str, Any] | None,
-    ) -> None:
-        check_exchange_type(exchange_type)
-        if not exchange:
-            return  # the default one is always there
-        try:
-            self.backend.exchange_declare(
-                exchange=exchange,
-                type=exchange_type,
-                durable=durable,
-                auto_delete=auto_delete,
-                arguments=arguments,
-            )
-        except ConnectionLost as exc:
-            # RabbitMQ closes the connection of those who ask for what its plug-ins don't know.
-            if "exchange type" not in str(exc):
-                raise
-            raise NotSupported(
-                f"the broker has no exchange type {exchange_type!r}: enable its plug-in, or use "
-                "another type (the broker closed the connection, which opens again when used)"
-            ) from exc
 
     def _set_options(self, **options: Any) -> None:
         """Set the attributes whose option is given; None means the class's own."""
@@ -107,3 +82,39 @@ class Configurable(FunctionOptions):
             # The error that ended the block is the one to hear about.
             if exc is None:
                 raise
+
+
+# Names that are options in no class, and that programs use for one, closely enough to be told.
+_MEANT = {"prefetch": "prefetch_count", "callback": "callbacks"}
+
+
+def _check_attributes(cls: type) -> None:
+    """Refuse a class attribute that is nearly an option's name: it would have no effect.
+
+    :raises ConfigurationError: names the option.
+    """
+    bases = [base for base in cls.__mro__ if base.__module__.startswith("carrot.")]
+    known = {name for base in bases for name in (*base.__dict__, *base.__annotations__)}
+    given = [
+        name
+        for name, value in cls.__dict__.items()
+        if not (name.startswith("_") or name in known or callable(value))
+        and not isinstance(value, (property, classmethod, staticmethod))
+    ]
+    if cls in bases or not given:
+        return
+    options = {name for base in bases for name in base.__annotations__}
+    for name in given:
+        meant = _MEANT.get(name) if _MEANT.get(name) in options else _nearest(name, options)
+        if meant is not None:
+            raise ConfigurationError(
+                f"{cls.__name__} has no option {name}: do you mean {meant}? (For an attribute of "
+                "your own take a name that is less like it.)"
+            )
+
+
+def _nearest(name: str, options: set[str]) -> str | None:
+    # Only here: few classes have attributes of their own, and its import takes 3 ms.
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name, options, 1, 0.85)), None)

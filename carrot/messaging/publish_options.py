@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple, TypedDict
 
@@ -13,17 +13,9 @@ from carrot.message import Properties
 RoutingKey = str | Mapping[str, Any]
 
 
-class MoreSendOptions(TypedDict, total=False):
-    """The keywords of :meth:`Publisher.send`, without the delivery mode."""
+class MorePropertyOptions(TypedDict, total=False):
+    """The keywords of :meth:`Publisher.send` that travel as properties, without the priority."""
 
-    routing_key: RoutingKey | None
-    mandatory: bool | None
-    immediate: bool
-    priority: int | None
-    content_type: str | None
-    content_encoding: str | None
-    serializer: str | None
-    exchange: str | None
     headers: Mapping[str, Any] | None
     expiration: float | None
     message_id: str | None
@@ -32,6 +24,19 @@ class MoreSendOptions(TypedDict, total=False):
     timestamp: float | datetime | None
     type: str | None
     app_id: str | None
+
+
+class MoreSendOptions(MorePropertyOptions, total=False):
+    """The keywords of :meth:`Publisher.send`, without the delivery mode."""
+
+    priority: int | None
+    routing_key: RoutingKey | None
+    mandatory: bool | None
+    immediate: bool
+    content_type: str | None
+    content_encoding: str | None
+    serializer: str | None
+    exchange: str | None
 
 
 class SendOptions(MoreSendOptions, total=False):
@@ -60,39 +65,18 @@ class PublishOptions(NamedTuple):
     complete: dict[str, Properties]
 
 
-def checked_properties(
-    *,
-    priority: int | None,
-    headers: Mapping[str, Any] | None,
-    expiration: float | None,
-    message_id: str | None,
-    correlation_id: str | None,
-    reply_to: str | None,
-    timestamp: float | datetime | None,
-    type: str | None,
-    app_id: str | None,
-) -> dict[str, Any]:
+def checked_properties(given: Mapping[str, Any]) -> dict[str, Any]:
     """The properties as the wire has them; those that are None are left out.
 
+    :param given: by the names that they have in AMQP.
     :raises ConfigurationError: a value that AMQP can't carry.
     :raises EncodeError: a header that AMQP can't carry.
     """
-    given = {
-        "priority": None if priority is None else _octet("priority", priority),
-        "headers": None if headers is None else table("headers", headers),
-        "expiration": None if expiration is None else _milliseconds(expiration),
-        "timestamp": None if timestamp is None else _whole_seconds(timestamp),
+    return {
+        name: _CHECKS[name](value) if name in _CHECKS else short_string(name, value)
+        for name, value in given.items()
+        if value is not None
     }
-    texts = {
-        "message_id": message_id,
-        "correlation_id": correlation_id,
-        "reply_to": reply_to,
-        "type": type,
-        "app_id": app_id,
-    }
-    for name, text in texts.items():
-        given[name] = None if text is None else short_string(name, text)
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _octet(what: str, value: object) -> int:
@@ -121,3 +105,11 @@ def _whole_seconds(timestamp: object) -> int:
             f"timestamp must be a datetime, or seconds since 1970: {timestamp!r}"
         )
     return int(timestamp)
+
+
+_CHECKS: Mapping[str, Callable[[Any], Any]] = {
+    "priority": lambda value: _octet("priority", value),
+    "headers": lambda value: table("headers", value),
+    "expiration": _milliseconds,
+    "timestamp": _whole_seconds,
+}

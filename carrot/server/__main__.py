@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--bind", action="append", metavar="ADDRESS",
-        help=f"where to listen; may be given again (default: {DEFAULT_ADDRESS}, which "
+        help=f"where to listen; may be given more than once (default: {DEFAULT_ADDRESS}, which "
         "only this machine reaches)",
     )  # fmt: skip
     parser.add_argument(
@@ -34,12 +35,16 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--curve-secret-key-file", metavar="PATH", type=Path,
         help="a certificate with the broker's secret key, as zmq.auth.create_certificates() makes "
-        "it: encrypt, and refuse clients that don't know its public key",
+        "it: encrypt, and refuse clients that don't know the public key",
     )  # fmt: skip
     parser.add_argument(
         "--curve-clients", metavar="FOLDER", type=Path,
-        help="the certificates (*.key) of the clients to let in; without it all are that know the "
-        "broker's public key",
+        help="the certificates (*.key) of the clients that may connect (default: all that know "
+        "the broker's public key)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--log-level", choices=("debug", "info", "warning", "error"), default="warning",
+        help="what to write to standard error; debug adds tracebacks (default: %(default)s)",
     )  # fmt: skip
     options = parser.parse_args(given)
     if options.curve_clients and not options.curve_secret_key_file:
@@ -67,12 +72,12 @@ def public_keys(folder: Path) -> list[str]:
 
 
 def warn_if_open(urls: Sequence[str]) -> None:
-    """Say of each address that other machines reach that nothing protects it."""
+    """Warn of each unprotected address that other machines reach."""
     for url in urls:
         address = urlsplit(url)
         if address.scheme.endswith("+tcp") and not ip_address(address.hostname or "").is_loopback:
             print(
-                f"carrot.server: anybody who reaches {url} may do anything there: use "
+                f"carrot.server: anybody who reaches {url} can do anything there: use "
                 "--curve-secret-key-file",
                 file=sys.stderr,
             )
@@ -81,6 +86,9 @@ def warn_if_open(urls: Sequence[str]) -> None:
 def main(given: Sequence[str] | None = None) -> int:
     """Serve; returns the process's exit status."""
     options = arguments(given)
+    logging.basicConfig(
+        level=options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     try:
         broker = Broker(
             options.bind or DEFAULT_ADDRESS,

@@ -1,4 +1,4 @@
-"""Broker: the memory driver's broker, served over ZeroMQ by a thread of this program."""
+"""Broker: the in-process broker, served over ZeroMQ by a thread of this program."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ import zmq
 from carrot import signal_safe
 from carrot.exceptions import ConfigurationError
 from carrot.server.journal import Journal
+from carrot.server.listener import Listener
 from carrot.server.protocol import DEFAULT_ADDRESS
 from carrot.server.server import Server
 from carrot.server.store import Store
 
 
 def _check_secret(key: bytes) -> None:
-    """The error never shows the key."""
+    """Check a CURVE key; the error never shows it."""
     try:
         zmq.curve_public(key)
     except (zmq.ZMQError, ValueError):
@@ -29,16 +30,16 @@ def _check_secret(key: bytes) -> None:
 
 
 class Broker:
-    """Serves from :meth:`start` to :meth:`stop`, or while it is a context.
+    """A message broker that serves from :meth:`start` to :meth:`stop`, or inside ``with``.
 
-    :param bind: ZeroMQ's addresses: ``tcp://127.0.0.1:5555`` is the default, which nobody reaches
-        from another machine; with the port ``*`` a free one; ``ipc:///run/carrot.sock``.
+    :param bind: ZeroMQ's addresses. The default, ``tcp://127.0.0.1:5555``, is reached from this
+        machine only; the port ``*`` is a free one; ``ipc:///run/carrot.sock`` is a Unix socket.
     :param store: the file that keeps durable queues and persistent messages over a restart; None
         keeps nothing.
     :param curve_secret_key: encrypt, and refuse clients that don't know the public key that
         belongs to this secret one.
-    :param curve_clients: the public keys of the clients that are let in; None: of all that know
-        the broker's.
+    :param curve_clients: the public keys of the clients that may connect; None lets in all that
+        know the broker's public key.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Broker:
         curve_secret_key: str | None = None,
         curve_clients: Collection[str] | None = None,
     ) -> None:
-        # A URL of its own is taken, too.
+        # A broker's own URL is an address, too.
         addresses = [bind] if isinstance(bind, str) else bind
         self._bind = [address.removeprefix("zeromq+") for address in addresses]
         self._store = store
@@ -59,7 +60,8 @@ class Broker:
             _check_secret(self._secret_key)
         elif self._clients is not None:
             raise ConfigurationError("curve_clients needs curve_secret_key, the broker's own")
-        self._keeper = Journal()
+        self._journal = Journal()
+        self._listener: Listener | None = None
         self._server: Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -69,27 +71,29 @@ class Broker:
 
     @property
     def url(self) -> str:
-        """What a BrokerConnection takes, for the first address."""
+        """The URL for a BrokerConnection to the first address."""
         return self.urls[0]
 
     @property
     def urls(self) -> list[str]:
-        """The same for all addresses."""
-        assert self._server is not None, "not started"
-        return [f"zeromq+{address}" for address in self._server.addresses]
+        """The URLs of all addresses."""
+        assert self._listener is not None, "not started"
+        return [f"zeromq+{address}" for address in self._listener.addresses]
 
     def open(self) -> None:
-        """Bind, and read what the store has; :meth:`serve` or :meth:`start` goes on.
+        """Bind, and read the store; :meth:`serve` has to follow.
 
         :raises ConnectionFailed: an address can't be bound.
         :raises StoreError: the store can't be used.
         """
-        self._keeper = Journal() if self._store is None else Store(Path(self._store))
+        store = None if self._store is None else Store(Path(self._store))
+        self._journal = store or Journal()
         try:
-            worlds = self._keeper.worlds()
-            self._server = Server(self._bind, self._keeper, worlds, self._secret_key, self._clients)
+            virtual_hosts = store.virtual_hosts() if store else []
+            self._listener = Listener(self._bind, self._secret_key, self._clients)
+            self._server = Server(self._listener, self._journal, virtual_hosts)
         except BaseException:
-            self._keeper.close()
+            self._journal.close()
             raise
 
     def serve(self) -> None:
@@ -98,7 +102,7 @@ class Broker:
         try:
             self._server.run()
         finally:
-            self._keeper.close()
+            self._journal.close()
 
     def start(self) -> Self:
         """Serve in a thread of its own."""
@@ -108,12 +112,12 @@ class Broker:
         return self
 
     def stop(self) -> None:
-        """Say goodbye to the clients and end; again is harmless. Safe in a signal handler."""
+        """Say goodbye to the clients and end. Again is harmless; safe in a signal handler."""
         if self._server is not None:
             self._server.stop()
 
     def close(self) -> None:
-        """Stop, and wait until all is written and freed."""
+        """Stop, and wait until everything is written and freed."""
         self.stop()
         if self._thread is not None:
             self._thread.join()

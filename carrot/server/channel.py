@@ -1,4 +1,4 @@
-"""ServerChannel: one channel of a client; carries out its methods on the in-process broker.
+"""ServerChannel: carries out the methods of one client's channel on the in-process broker.
 
 AMQP 0-9-1, section 1.8 (the classes channel, exchange, queue, basic), and RabbitMQ's confirm.
 """
@@ -6,7 +6,6 @@ AMQP 0-9-1, section 1.8 (the classes channel, exchange, queue, basic), and Rabbi
 from __future__ import annotations
 
 from collections.abc import Callable
-from struct import error as struct_error
 from typing import Any, Protocol
 
 from pamqp import base, commands
@@ -14,18 +13,25 @@ from pamqp import base, commands
 from carrot.backends.amqp import framing
 from carrot.backends.amqp.errors import FramingError
 from carrot.backends.amqp.framing import Event
-from carrot.backends.amqp.methods import decode_method, encode_method
-from carrot.backends.amqp.tables import decode_properties, encode_properties, short_string
+from carrot.backends.amqp.methods import encode_method
+from carrot.backends.amqp.tables import short_string
 from carrot.broker.message import QueuedMessage
 from carrot.broker.replies import not_found
 from carrot.broker.virtual_host import Outcome
 from carrot.exceptions import CarrotError, ChannelError, NotSupported
-from carrot.message import Properties
-from carrot.server.frames import BrokerEncoder, ack_frame, nack_frame, publication_of
+from carrot.server.frames import (
+    BrokerEncoder,
+    ack_frame,
+    command_of,
+    encoded_properties,
+    nack_frame,
+    properties_of,
+    publication_of,
+)
 from carrot.server.protocol import FRAME_MAX
 from carrot.server.virtual_host import RemoteChannel, ServedVirtualHost
 
-#: AMQP's reply codes for what has none of its own (AMQP 0-9-1, section 1.2).
+#: AMQP's reply codes for errors of carrot's that have none (AMQP 0-9-1, section 1.2).
 INTERNAL_ERROR, NOT_IMPLEMENTED = 541, 540
 
 # How many different exchanges and routing keys a channel remembers.
@@ -33,43 +39,20 @@ _REMEMBERED = 512
 
 
 class Client(Protocol):
-    """What a lane needs of its session."""
+    """A session, as its channels use it."""
 
-    world: ServedVirtualHost
+    virtual_host: ServedVirtualHost
 
     def send(self, frames: bytes) -> None: ...
-    def unsettled(self, lane: ServerChannel) -> None: ...
-    def forget(self, lane: ServerChannel) -> None: ...
-
-
-def wire(message: QueuedMessage) -> bytes:
-    """A message's properties as they go out: as they came in, where they are still the same."""
-    properties = message.properties
-    if type(properties) is Properties and properties.wire is not None:
-        return properties.wire[0]
-    return encode_properties(message.delivered_properties())
-
-
-def properties_of(data: bytes) -> Properties:
-    """A message's properties as they came in; they remember the bytes.
-
-    :raises FramingError: they are no properties, or could not go out again.
-    """
-    properties = Properties(decode_properties(data))
-    if not data[2:].isascii():
-        # What is no UTF-8 is longer when it is replaced, and the broker may have to write it.
-        try:
-            encode_properties(properties)
-        except struct_error as exc:
-            raise FramingError("a property is too long, or not UTF-8") from exc
-    properties.wire = data, b""
-    return properties
+    def unsettled(self, channel: ServerChannel) -> None: ...
+    def forget(self, channel: ServerChannel) -> None: ...
 
 
 class ServerChannel:
     """A channel that a client has opened.
 
-    :param channel: the memory broker's.
+    :param number: its number in the client's frames.
+    :param channel: the in-process broker's channel.
     """
 
     def __init__(self, client: Client, number: int, channel: RemoteChannel) -> None:
@@ -88,9 +71,9 @@ class ServerChannel:
     # -- what comes in
 
     def handle(self, event: Event) -> None:
-        """Do what the client asks for.
+        """Carry out a method.
 
-        :raises FramingError: it is nothing that a client may ask for.
+        :raises FramingError: a client may not send that method.
         """
         if self._is_closing:
             self._await_goodbye(event.method)
@@ -103,10 +86,10 @@ class ServerChannel:
             elif event.method == framing.REJECT:
                 self.channel.reject(*framing.settled_of(event.arguments))
             else:
-                command = decode_method(event.method, event.arguments)
+                command = command_of(event)
                 do = _COMMANDS.get(type(command))
                 if do is None:
-                    raise FramingError(f"{command.name} is not for this broker")
+                    raise FramingError(f"{command.name} is not supported by this broker")
                 do(self, command)
         except FramingError:
             raise
@@ -118,17 +101,19 @@ class ServerChannel:
             self._refuse(INTERNAL_ERROR, str(exc))
 
     def _refuse(self, code: int, text: str) -> None:
-        """Close the channel, and say why."""
+        """Close the channel, and tell the client why."""
         self.settle()
         self.channel.close()
         self._is_closing = True
-        # A short string, cut where a character ends.
+        # A short string, cut between two characters.
         short = text.encode()[:255].decode(errors="ignore")
         self._reply(commands.Channel.Close, reply_code=code, reply_text=short)
 
     def _await_goodbye(self, method: int) -> None:
         if method == commands.Channel.Close.index:
-            self._reply(commands.Channel.CloseOk)  # both at once: the client's CloseOk comes yet
+            self._reply(
+                commands.Channel.CloseOk
+            )  # both closed at once: the client's CloseOk is still to come
         elif method == commands.Channel.CloseOk.index:
             self._client.forget(self)
 
@@ -167,7 +152,7 @@ class ServerChannel:
         self._published += 1
 
     def settle(self) -> None:
-        """Confirm what was published since the last time, in one frame."""
+        """Confirm all messages published since the last confirm, in one frame."""
         if self._published > self._acked:
             is_many = self._published - self._acked > 1
             self._acked = self._published
@@ -205,11 +190,11 @@ class ServerChannel:
     # -- queues
 
     def _queue_declare(self, command: commands.Queue.Declare) -> None:
-        world = self._client.world
+        virtual_host = self._client.virtual_host
         if command.passive:
             if not self.channel.queue_exists(command.queue):
-                raise not_found(f"queue '{command.queue}' in vhost '{world.virtual_host}'")
-            queue = world.queues[command.queue]
+                raise not_found(f"queue '{command.queue}' in vhost '{virtual_host.name}'")
+            queue = virtual_host.queues[command.queue]
             declared = queue.name, queue.ready.size, len(queue.consumers)
         else:
             declared = self.channel.queue_declare(
@@ -253,10 +238,11 @@ class ServerChannel:
             self._reply(commands.Basic.GetEmpty)
             return
         delivery_tag, message = got
+        left = self._client.virtual_host.queues[message.queue.name].ready.size
         self._client.send(
             self._encoder.get_ok(
                 delivery_tag, message.redelivered, message.exchange, message.routing_key,
-                message.queue.ready.size, wire(message), message.body,
+                left, encoded_properties(message), message.body,
             )
         )  # fmt: skip
 
@@ -268,15 +254,18 @@ class ServerChannel:
         def deliver(delivery_tag: int, message: QueuedMessage) -> None:
             send(
                 encode(encoded_tag, delivery_tag, message.redelivered, message.exchange,
-                       message.routing_key, wire(message), message.body)
+                       message.routing_key, encoded_properties(message), message.body)
             )  # fmt: skip
 
         def on_cancel() -> None:
             self._reply(commands.Basic.Cancel, consumer_tag=tag)
 
-        # Deliveries may go before the answer, and the client is prepared for that.
+        # Deliveries may precede the reply; clients are prepared for that.
         self.channel.consume(command.queue, tag, command.no_ack, deliver, on_cancel)
         self._reply(commands.Basic.ConsumeOk, consumer_tag=tag)
+
+    def _nack(self, command: commands.Basic.Nack) -> None:
+        self.channel.nack(command.delivery_tag, command.multiple, command.requeue)
 
     def _cancel(self, command: commands.Basic.Cancel) -> None:
         tag = command.consumer_tag or ""
@@ -300,4 +289,5 @@ _COMMANDS: dict[type[base.Frame], Callable[[ServerChannel, Any], None]] = {
     commands.Basic.Get: ServerChannel._get,
     commands.Basic.Consume: ServerChannel._consume,
     commands.Basic.Cancel: ServerChannel._cancel,
+    commands.Basic.Nack: ServerChannel._nack,
 }

@@ -1,60 +1,52 @@
-"""Journal: who is told what a broker would have to remember over a restart. This one forgets."""
+"""Journal: what a virtual host reports its durable changes to. This one keeps nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from carrot.broker.exchange import Binding, Exchange
 from carrot.broker.message import QueuedMessage
 from carrot.broker.queue import Queue
 
-if TYPE_CHECKING:
-    from carrot.server.virtual_host import ServedVirtualHost
-
 
 class Journal:
-    """Told of everything durable: exchanges, queues, bindings, and persistent messages.
+    """Is told of everything durable: exchanges, queues, bindings, and persistent messages.
 
-    What it is told happens at :meth:`commit`, and nothing that a client might rely on leaves the
-    broker before.
+    The changes take effect at :meth:`commit`. The broker confirms nothing to a client before.
     """
 
     def exchange_declared(self, virtual_host: str, exchange: Exchange) -> None:
-        """A durable exchange is there from now on."""
+        """A durable exchange was declared."""
 
     def exchange_removed(self, virtual_host: str, exchange: Exchange) -> None:
-        """It is gone."""
+        """An exchange, durable or not, was removed."""
 
-    def queue_declared(self, queue: Queue) -> None:
-        """A durable queue is there from now on."""
+    def queue_declared(self, virtual_host: str, queue: Queue) -> None:
+        """A durable queue was declared."""
 
     def queue_removed(self, queue: Queue) -> None:
-        """It is gone, with all its messages."""
+        """A queue was removed, with all its messages."""
 
     def bound(self, virtual_host: str, binding: Binding, arguments: Mapping[str, Any]) -> None:
-        """A binding leads from a durable exchange to what is durable."""
+        """A durable exchange was bound to a durable queue or exchange."""
 
     def unbound(self, binding: Binding) -> None:
-        """It is gone, if it was there."""
+        """A binding, durable or not, was removed."""
 
     def add(self, queue: Queue, message: QueuedMessage) -> None:
-        """A persistent message is in that durable queue."""
+        """A persistent message came into a durable queue."""
 
     def remove(self, message: QueuedMessage) -> None:
-        """It has left its queue for good; one that nobody added is no error."""
+        """A message has left its queue for good; it need not have been added."""
 
     @property
     def commit_due(self) -> float | None:
-        """When :meth:`commit` has to be called, as ``time.monotonic()`` counts; None: not yet."""
+        """When to call :meth:`commit`, by ``time.monotonic()``; None: nothing has changed."""
         return None
 
-    def worlds(self) -> list[ServedVirtualHost]:
-        """The virtual hosts that it remembers, as they were at the last commit."""
-        return []
-
     def commit(self) -> None:
-        """Let it all have happened, or none of it."""
+        """Write all changes since the last commit, or none of them."""
 
     def close(self) -> None:
         """Commit, and free everything."""

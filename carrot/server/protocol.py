@@ -1,6 +1,6 @@
-"""What client and broker agree on: AMQP 0-9-1's stream of bytes, in ZeroMQ messages of one frame.
+"""The protocol of client and broker: AMQP 0-9-1's stream of bytes, in one-frame ZeroMQ messages.
 
-A message carries a piece of the stream, of any length up to PIECE. A client's first bytes are
+A message carries a piece of the stream, of any length up to PIECE. A client's first message is
 AMQP's protocol header. An empty message hangs up.
 """
 
@@ -15,7 +15,7 @@ EVENTS, NOBLOCK, SNDMORE = int(zmq.EVENTS), int(zmq.NOBLOCK), int(zmq.SNDMORE)
 POLLIN, RCVMORE = int(zmq.POLLIN), int(zmq.RCVMORE)
 
 DEFAULT_PORT = 5555
-#: Where a broker listens when nobody says where: only this machine's programs reach it.
+#: The default address of a broker; only programs on this machine reach it.
 DEFAULT_ADDRESS = "tcp://127.0.0.1:5555"
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 HANG_UP = b""
@@ -24,18 +24,18 @@ HANG_UP = b""
 FRAME_MAX = 131072
 #: Bytes of a ZeroMQ message, at most; ZeroMQ itself drops a client that sends a larger one.
 PIECE = 128 * 1024
-#: ZeroMQ messages that wait in each direction of a connection: 16 MiB at most.
+#: ZeroMQ messages queued in each direction of a connection: 16 MiB at most.
 HIGH_WATER_MARK = 128
-#: Bytes of a message's body, at most: as many as RabbitMQ takes.
+#: Bytes of a message's body, at most: RabbitMQ 3.10's limit.
 MESSAGE_MAX = 128 * 1024 * 1024
 #: Channels of a connection.
 CHANNEL_MAX = 2047
-#: Seconds between signs of life that the broker asks for; a client may ask for less.
+#: Seconds between heartbeats that the broker proposes; a client may choose fewer.
 HEARTBEAT = 10
 
 
 def notice_dead_peers(sock: zmq.Socket[bytes]) -> None:
-    """Let the system probe idle connections, as the amqp driver's, for those without heartbeats."""
+    """Let the system probe idle connections: some clients have no heartbeats."""
     sock.tcp_keepalive = 1
     sock.tcp_keepalive_idle = IDLE
     sock.tcp_keepalive_intvl = PROBE_INTERVAL

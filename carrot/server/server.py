@@ -1,293 +1,204 @@
-"""Server: the loop that owns a ROUTER socket, and serves a session to each of its clients.
+"""Server: the broker's loop, with a session for each of its clients.
 
-One thread runs it, and everything in it is that thread's. In each turn it takes in what clients
-sent, lets happen what is due, commits, and only then sends.
+One thread runs it and owns everything in it. In each turn it takes in the clients' messages, runs
+the timers that are due, commits, and only then sends.
 """
 
 from __future__ import annotations
 
 import logging
-import select
-import socket
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import cast
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import zmq
-from zmq.auth.thread import ThreadAuthenticator
-from zmq.utils.monitor import recv_monitor_message
 
 from carrot.backends.amqp.errors import FramingError
+from carrot.broker.limited_log import LimitedLog
 from carrot.deadline import milliseconds
-from carrot.exceptions import CarrotError, ConnectionFailed
+from carrot.exceptions import CarrotError
 from carrot.server.journal import Journal
-from carrot.server.protocol import (
-    EVENTS,
-    HANG_UP,
-    HIGH_WATER_MARK,
-    NOBLOCK,
-    PIECE,
-    POLLIN,
-    PROTOCOL_HEADER,
-    RCVMORE,
-    SNDMORE,
-    notice_dead_peers,
-)
+from carrot.server.listener import Listener
+from carrot.server.protocol import PROTOCOL_HEADER
 from carrot.server.session import Session
 from carrot.server.virtual_host import ServedVirtualHost
 
 #: Messages that are taken in, at most, before anything is sent.
 BATCH = 256
-#: Seconds between two looks for silent clients.
+#: Seconds between two checks for silent clients.
 TICK = 0.25
-#: Seconds for reading what was sent by a client that is gone, while others are busy.
+#: Seconds for reading what a client sent before its connection broke, while others are busy.
 FAREWELL = 1.0
 #: Seconds until a full socket is tried again.
 ROOM_INTERVAL = 0.01
-#: Milliseconds that the goodbye may take.
-LINGER = 1000
 
 #: AMQP's reply codes (AMQP 0-9-1, section 1.2).
 CONNECTION_FORCED, FRAME_ERROR, RESOURCE_ERROR, INTERNAL_ERROR = 320, 501, 506, 541
 
-_log = logging.getLogger(__name__)
-
-
-@contextmanager
-def _surviving(what: str) -> Iterator[None]:
-    """Log a fault of the broker's own: one client's work is not the end of all others'."""
-    try:
-        yield
-    except Exception:
-        _log.exception("%s met a fault of the broker", what)
-
-
-class _KnownClients:
-    """Lets in the clients with these public keys, for ZeroMQ's authenticator."""
-
-    def __init__(self, keys: Collection[bytes]) -> None:
-        self._keys = frozenset(keys)
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        return key in self._keys
-
 
 class Server:
-    """A bound socket, and the virtual hosts behind it.
+    """The virtual hosts behind a listener, and the sessions of its clients.
 
-    :param bind: ZeroMQ's addresses, ``tcp://127.0.0.1:5555``; with the port ``*`` a free one.
-    :param journal: who remembers what is durable.
-    :param worlds: the virtual hosts that it remembered.
-    :param secret_key: CURVE: refuse clients without it.
-    :param known_clients: refuse clients with other public keys than these, too.
-    :raises ConnectionFailed: an address can't be bound.
-    :ivar addresses: as they are bound.
+    :param journal: is told of everything durable.
+    :param virtual_hosts: those that the journal has kept.
     """
 
     def __init__(
         self,
-        bind: Sequence[str],
+        listener: Listener,
         journal: Journal,
-        worlds: Iterable[ServedVirtualHost] = (),
-        secret_key: bytes | None = None,
-        known_clients: Collection[bytes] | None = None,
+        virtual_hosts: Iterable[ServedVirtualHost] = (),
     ) -> None:
-        self._keeper = journal
-        self._worlds = {world.virtual_host: world for world in worlds}
+        self._listener = listener
+        self._journal = journal
+        self._virtual_hosts = {host.name: host for host in virtual_hosts}
         self._sessions: dict[bytes, Session] = {}
         self._identities: dict[Session, bytes] = {}
-        # The system's number of each client's connection, and whose it is.
+        # The client of each connection, by the system's number of the connection.
         self._numbers: dict[int, bytes] = {}
-        # Those whose connection is gone, and since when: what they sent before is still read.
+        # Sessions whose connection is gone, and since when: their last messages are still read.
         self._leaving: dict[Session, float] = {}
         self._with_output: dict[Session, None] = {}
         self._is_stopping = self._lacks_room = False
         self._last_tick = time.monotonic()
-        self._waker, self._woken = socket.socketpair()
-        self._waker.setblocking(False)
-        self._woken.setblocking(False)
-        self._context = zmq.Context()
-        self._authenticator: ThreadAuthenticator | None = None
-        self._router = self._context.socket(zmq.ROUTER)
-        self._monitor = self._context.socket(zmq.PAIR)
-        try:
-            self._configure(secret_key, known_clients)
-            self.addresses = [self._bind(address) for address in bind]
-        except BaseException:
-            self._free()
-            raise
-        # As cheap as can be, for it is a part of each round trip: a Poller of pyzmq's is slower.
-        self._events = cast(Callable[[int], int], self._router.get)
-        self._router_fd, self._monitor_fd = int(self._router.fd), int(self._monitor.fd)
-        self._poll = select.poll()
-        for fd in (self._router_fd, self._monitor_fd, self._woken.fileno()):
-            self._poll.register(fd, select.POLLIN)
-        # A file descriptor tells nothing until its socket was found to be empty.
+        self._log = LimitedLog(logging.getLogger("carrot.server"))
+        # ZeroMQ's file descriptors report nothing until their socket was found to be empty.
         self._note_disconnected()
 
-    def _configure(self, secret_key: bytes | None, known_clients: Collection[bytes] | None) -> None:
-        router = self._router
-        router.linger = LINGER
-        router.router_mandatory = True  # a client that is gone is an error, and not ignored
-        router.sndhwm = router.rcvhwm = HIGH_WATER_MARK
-        router.maxmsgsize = PIECE
-        notice_dead_peers(router)
-        if secret_key is not None:
-            router.curve_server = True
-            router.curve_secretkey = secret_key
-            if known_clients is not None:
-                self._authenticator = ThreadAuthenticator(self._context)
-                self._authenticator.start()
-                self._authenticator.configure_curve_callback(
-                    domain="*", credentials_provider=_KnownClients(known_clients)
-                )
-        router.monitor("inproc://monitor", zmq.EVENT_DISCONNECTED)
-        self._monitor.connect("inproc://monitor")
+    @contextmanager
+    def _surviving(self, what: str) -> Iterator[None]:
+        """Log a fault of the broker's own: the fault in one client's work must not end the others'.
 
-    def _bind(self, address: str) -> str:
+        In one line: clients could fill the log with tracebacks, which follow at DEBUG.
+        """
         try:
-            self._router.ipv6 = "[" in address
-            self._router.bind(address)
-        except zmq.ZMQError as exc:
-            raise ConnectionFailed(
-                f"can't listen at {address}: {exc}: is it in use, and is it ZeroMQ's, such as "
-                "tcp://127.0.0.1:5555 or ipc:///run/carrot.sock?"
-            ) from exc
-        return self._router.getsockopt_string(zmq.LAST_ENDPOINT)
+            yield
+        except Exception as exc:
+            self._log.write(
+                logging.ERROR, "%s met a fault of the broker: %s: %s (%s)",
+                what, type(exc).__name__, exc, _place(exc), exc=exc,
+            )  # fmt: skip
 
     # -- the loop
 
     def run(self) -> None:
-        """Serve until :meth:`stop`.
+        """Serve until :meth:`stop`; then the listener is closed.
 
-        :raises StoreError: what is durable can't be written any more.
+        :raises StoreError: the journal can't be written any more.
         """
         try:
             while not self._is_stopping:
-                self._turn(self._patience())
+                self._turn(self._timeout())
         finally:
             self._end()
 
     def stop(self) -> None:
         """End :meth:`run`, from any thread or a signal handler."""
         self._is_stopping = True
-        with suppress(OSError):
-            self._waker.send(b"\0")
+        self._listener.wake()
 
-    def _patience(self) -> int:
-        """Milliseconds to wait for clients, at most; -1: as long as it takes."""
+    def _timeout(self) -> int:
+        """How many milliseconds to wait for clients, at most; -1 is no limit."""
         now = time.monotonic()
-        due = [world.timers.next_due for world in self._worlds.values()]
-        due.append(self._keeper.commit_due)
+        due = [host.timers.next_due for host in self._virtual_hosts.values()]
+        due.append(self._journal.commit_due)
         if self._sessions:
             due.append(self._last_tick + TICK)
         if self._with_output:
             due.append(now + ROOM_INTERVAL if self._lacks_room else now)
         soonest = min((moment for moment in due if moment is not None), default=None)
-        patience = milliseconds(None if soonest is None else soonest - now)
-        # A millisecond more: rather late than twice.
-        return -1 if patience is None else max(0, int(patience) + 1)
+        timeout = milliseconds(None if soonest is None else soonest - now)
+        # A millisecond more: better late than twice.
+        return -1 if timeout is None else max(0, int(timeout) + 1)
 
-    def _turn(self, patience: int) -> None:
-        # The file descriptors tell of changes only: what is there already, the socket knows.
-        batch = BATCH if self._has_arrived() else self._wait(patience)
+    def _turn(self, timeout: int) -> None:
+        # The file descriptors report changes only: the socket knows what is there already.
+        batch = BATCH if self._listener.has_message() else self._wait(timeout)
         now = time.monotonic()
         self._take_in(batch, now)
         if self._leaving:
             self._drop_leaving(now)
-        for world in tuple(self._worlds.values()):
-            if world.timers.pending:
-                with world.lock, _surviving("what was due"):
-                    world.timers.run()
+        for host in tuple(self._virtual_hosts.values()):
+            if host.timers.pending:
+                with host.lock, self._surviving("a timer"):
+                    host.timers.run()
         if now - self._last_tick >= TICK:
             self._tick(now)
-        # Everything that is about to be sent stands on what is committed now.
+        # Commit before sending: clients may rely on what they are told.
         for session in self._with_output:
             session.settle()
-        due = self._keeper.commit_due
+        due = self._journal.commit_due
         if due is not None and due <= now:
-            self._keeper.commit()
+            self._journal.commit()
         self._send(now)
 
-    def _has_arrived(self) -> bool:
-        return bool(self._events(EVENTS) & POLLIN)
+    def _wait(self, timeout: int) -> int:
+        """Wait until something happens; returns how many messages to take in before sending.
 
-    def _wait(self, patience: int) -> int:
-        """Wait for news; returns how many messages to take in before anything is sent.
-
-        One, for who comes when nobody else does shall have its answer at once: even to look for
-        a second takes 3 µs.
+        One: a client that comes alone gets its answer at once. Even checking for a second message
+        takes 3 µs.
         """
-        batch = 0
-        for fd, _ in self._poll.poll(patience):
-            if fd == self._router_fd:
-                batch = 1
-            elif fd == self._monitor_fd:
-                self._note_disconnected()
-            else:
-                with suppress(BlockingIOError):
-                    self._woken.recv(4096)
-        return batch
+        has_message, has_disconnected = self._listener.wait(timeout)
+        if has_disconnected:
+            self._note_disconnected()
+        return int(has_message)
 
     def _take_in(self, batch: int, now: float) -> None:
-        router = self._router
+        listener = self._listener
         for number in range(batch):
-            if number and not self._has_arrived():
+            if number and not listener.has_message():
                 return
             try:
-                identity = router.recv(NOBLOCK)
+                identity = listener.receive_identity()
             except zmq.Again:
-                return  # the news was another one
+                return  # the socket reported something else
             session = self._sessions.get(identity)
             if session is None:
                 self._welcome(identity, now)
                 continue
-            data = router.recv(NOBLOCK)
-            is_one = self._was_last()
+            data = listener.receive()
             if not session.is_done:
-                self._feed(session, data if is_one else b"", now)
-
-    def _was_last(self) -> bool:
-        """Whether a message had no frame but that; otherwise its rest is read."""
-        if not self._router.get(RCVMORE):
-            return True
-        while self._router.get(RCVMORE):
-            self._router.recv(NOBLOCK)
-        return False
+                self._feed(session, data, now)
 
     def _feed(self, session: Session, data: bytes, now: float) -> None:
-        """Hand a client's bytes to its session, which it may be the end of."""
-        reason: tuple[int, str] | None = INTERNAL_ERROR, "INTERNAL_ERROR - see the broker's log"
-        with _surviving("what a client asked for"):
+        """Hand a client's bytes to its session; if that fails, refuse the client."""
+        reply: tuple[int, str] | None = INTERNAL_ERROR, "INTERNAL_ERROR - see the broker's log"
+        with self._surviving("a client's request"):
             try:
                 if not data:
-                    raise FramingError("a message of ZeroMQ's that is not one frame, or empty")
+                    raise FramingError("a ZeroMQ message is empty, or has more than one frame")
                 session.feed(data, now)
-                reason = None
+                reply = None
             except FramingError as exc:
-                reason = FRAME_ERROR, f"FRAME_ERROR - {exc}"
+                reply = FRAME_ERROR, f"FRAME_ERROR - {exc}"
+                self._log_drop(session, reply[1])
             except CarrotError as exc:
-                reason = RESOURCE_ERROR, str(exc)
-        if reason is not None:
-            with _surviving("a client's end"):
-                session.refuse(*reason)
+                reply = RESOURCE_ERROR, str(exc)
+                self._log_drop(session, reply[1])
+        if reply is not None:
+            with self._surviving("dropping a client"):
+                session.refuse(*reply)
         if session.is_too_much:
+            self._log_drop(session, "it sends requests and never reads")
             self._drop(session)
+
+    def _log_drop(self, session: Session, reason: str) -> None:
+        self._log.write(
+            logging.WARNING, "dropped a client (user %s, virtual host %s): %s",
+            session.user or "unknown", session.virtual_host_name or "none", reason,
+        )  # fmt: skip
 
     # -- clients come and go
 
     def _welcome(self, identity: bytes, now: float) -> None:
-        """The first message of a client; one that doesn't begin as it should is hung up on."""
-        frame = self._router.recv(NOBLOCK, copy=False)
-        if not self._was_last() or frame.bytes != PROTOCOL_HEADER:
-            with suppress(zmq.ZMQError):
-                self._send_one(identity, HANG_UP)
+        """Take a client's first message; hang up if it isn't the protocol header."""
+        data, number = self._listener.receive_first()
+        if data != PROTOCOL_HEADER:
+            self._listener.hang_up(identity)
             return
-        # A number may have been another client's, of whose end the monitor knows by now.
+        # The number may have been another client's: note that client's end first.
         self._note_disconnected()
-        number = frame.get(zmq.SRCFD)
-        assert isinstance(number, int)
         self._numbers[number] = identity
         session = Session(self._enter, self._on_output, now)
         self._sessions[identity] = session
@@ -296,30 +207,30 @@ class Server:
     def _on_output(self, session: Session) -> None:
         self._with_output[session] = None
 
-    def _enter(self, virtual_host: str) -> ServedVirtualHost:
-        """The world of that name, new if nobody has asked for it before."""
-        world = self._worlds.get(virtual_host)
-        if world is None:
-            world = self._worlds[virtual_host] = ServedVirtualHost(virtual_host, self._keeper)
-        return world
+    def _enter(self, name: str) -> ServedVirtualHost:
+        """The virtual host of that name, new if no client has asked for it before."""
+        host = self._virtual_hosts.get(name)
+        if host is None:
+            host = self._virtual_hosts[name] = ServedVirtualHost(name, self._journal)
+        return host
 
     def _note_disconnected(self) -> None:
-        """Take note of the connections that are gone."""
-        while self._monitor.poll(0):
-            identity = self._numbers.pop(recv_monitor_message(self._monitor)["value"], None)
+        """Note which connections are gone."""
+        for number in self._listener.disconnected():
+            identity = self._numbers.pop(number, None)
             if identity is not None and (session := self._sessions.get(identity)) is not None:
                 self._leaving[session] = time.monotonic()
 
     def _drop_leaving(self, now: float) -> None:
-        """Drop those whose connection is gone, when all that came is read, or after a while."""
-        nothing_is_left = not self._has_arrived()
+        """Drop sessions whose connection is gone, once all messages are read or after FAREWELL."""
+        nothing_is_left = not self._listener.has_message()
         for session, since in tuple(self._leaving.items()):
             if nothing_is_left or now - since > FAREWELL:
                 self._drop(session)
 
     def _drop(self, session: Session) -> None:
-        """The client is gone: what it held goes back to the queues, and to others."""
-        with _surviving("a client's end"):
+        """Forget a client: its unacked messages go back to their queues."""
+        with self._surviving("dropping a client"):
             session.close()
         identity = self._identities.pop(session, None)
         if identity is not None:
@@ -327,20 +238,22 @@ class Server:
         self._with_output.pop(session, None)
         self._leaving.pop(session, None)
         self._numbers = {n: i for n, i in self._numbers.items() if i != identity}
-        for name, world in tuple(self._worlds.items()):
-            if world.is_empty:
-                del self._worlds[name]
+        for name, host in tuple(self._virtual_hosts.items()):
+            if host.is_empty:
+                del self._virtual_hosts[name]
 
     def _tick(self, now: float) -> None:
-        """Look for silent clients, and those that left while others kept the loop busy."""
+        """Check for silent clients, and for those that left while others kept the loop busy."""
+        self._log.report()
         self._note_disconnected()
-        # When this process stood still, its clients are not to blame for their silence.
+        # While this process stood still, it heard no client.
         stood_still = now - self._last_tick > 4 * TICK
         self._last_tick = now
         for session in tuple(self._identities):
             if stood_still:
-                session.forgive(now)
+                session.restart_silence(now)
             if session.is_silent(now):
+                self._log_drop(session, "it was silent for two heartbeats, or never logged in")
                 self._drop(session)
             else:
                 session.beat(now)
@@ -348,11 +261,11 @@ class Server:
     # -- sending
 
     def _send(self, now: float) -> None:
-        """Send what waits, as far as there is room."""
+        """Send the output of all sessions, as far as there is room."""
         self._lacks_room = False
         for session in tuple(self._with_output):
             if session not in self._with_output:
-                continue  # dropped meanwhile
+                continue  # it was dropped meanwhile
             self._with_output.pop(session)
             if not self._send_to(session, now):
                 continue
@@ -364,13 +277,13 @@ class Server:
                 self._with_output[session] = None
 
     def _send_to(self, session: Session, now: float) -> bool:
-        """Send what waits for one client; False: it is gone."""
+        """Send the output of one session; False: its client is gone."""
         identity = self._identities[session]
         pieces = session.take_output()
-        session.told = now
+        session.last_sent = now
         for number, piece in enumerate(pieces):
             try:
-                self._send_one(identity, piece)
+                self._listener.send(identity, piece)
             except zmq.Again:
                 session.put_back(pieces[number:])
                 self._lacks_room = True
@@ -380,34 +293,25 @@ class Server:
                 return False
         return True
 
-    def _send_one(self, identity: bytes, data: bytes) -> None:
-        """:raises zmq.ZMQError: there is no room (``zmq.Again``), or no such client any more."""
-        self._router.send(identity, NOBLOCK | SNDMORE)
-        self._router.send(data, NOBLOCK)
-
     def _hang_up(self, session: Session) -> None:
-        with suppress(zmq.ZMQError):
-            self._send_one(self._identities[session], HANG_UP)
+        self._listener.hang_up(self._identities[session])
         self._drop(session)
 
     # -- the end
 
     def _end(self) -> None:
-        """Say goodbye to everybody, and keep what is to be kept."""
+        """Say goodbye to all clients, and commit."""
         try:
             for session in tuple(self._identities):
                 session.refuse(CONNECTION_FORCED, "CONNECTION_FORCED - the broker shuts down")
-            self._keeper.commit()
+            self._journal.commit()
             self._send(time.monotonic())
         finally:
-            self._free()
+            self._log.report(at_once=True)
+            self._listener.close()
 
-    def _free(self) -> None:
-        self._router.disable_monitor()
-        self._router.close()
-        self._monitor.close(linger=0)
-        if self._authenticator is not None:
-            self._authenticator.stop()
-        self._context.term()
-        self._waker.close()
-        self._woken.close()
+
+def _place(exc: Exception) -> str:
+    """The file and line that raised *exc*."""
+    frames = traceback.extract_tb(exc.__traceback__, limit=-1)
+    return f"{frames[-1].filename}:{frames[-1].lineno}" if frames else "unknown place"

@@ -1,4 +1,4 @@
-"""Session: one client of the broker: its handshake, its channels, and what waits to be sent to it.
+"""Session: one client of the broker: its handshake, its channels, and its output.
 
 AMQP 0-9-1, sections 2.2.4 and 4.2. No I/O: bytes in, bytes out.
 """
@@ -12,9 +12,10 @@ from pamqp import base, commands
 
 from carrot.backends.amqp.errors import FramingError
 from carrot.backends.amqp.framing import FROM_CLIENT, HEARTBEAT_FRAME, Decoder, Event
-from carrot.backends.amqp.methods import decode_method, encode_method
+from carrot.backends.amqp.methods import encode_method
 from carrot.checks import short_string
 from carrot.server.channel import ServerChannel
+from carrot.server.frames import command_of
 from carrot.server.protocol import (
     CHANNEL_MAX,
     FRAME_MAX,
@@ -24,8 +25,8 @@ from carrot.server.protocol import (
 )
 from carrot.server.virtual_host import RemoteChannel, RemoteConnection, ServedVirtualHost
 
-#: Bytes that wait to be sent to a client: above the first it gets no deliveries, down to the
-#: second; above the last it is dropped, for it asks and never listens.
+#: Bytes that wait to be sent to a client: above FULL it gets no deliveries until they are below
+#: DRAINED; above TOO_MUCH it is dropped: it sends requests and never reads.
 FULL, DRAINED, TOO_MUCH = 1024 * 1024, 256 * 1024, 2 * MESSAGE_MAX
 #: Seconds for a client's handshake.
 PATIENCE = 10.0
@@ -34,12 +35,13 @@ PATIENCE = 10.0
 class Session:
     """A client, from its protocol header on.
 
-    :param enter: gives the world of a virtual host.
-    :param on_output: called when something waits to be sent, and nothing did before.
-    :ivar heard: when the client was heard last; :ivar told: when it was sent something.
+    :param enter: gives the virtual host of a name.
+    :param on_output: called when the first bytes wait to be sent.
+    :ivar last_received: when the client's last bytes came.
+    :ivar last_sent: when the last bytes were sent to it.
     """
 
-    world: ServedVirtualHost
+    virtual_host: ServedVirtualHost
 
     def __init__(
         self,
@@ -47,12 +49,12 @@ class Session:
         on_output: Callable[[Session], object],
         now: float,
     ) -> None:
-        self.heard = self.told = self._begun = now
+        self.last_received = self.last_sent = self._begun = now
         self._enter = enter
         self._on_output = on_output
         self._decoder = Decoder(FRAME_MAX, FROM_CLIENT, MESSAGE_MAX)
         self._expected: type[base.Frame] | None = commands.Connection.StartOk
-        self._user = ""
+        self.user = ""
         self._heartbeat = 0.0
         self._connection: RemoteConnection | None = None
         self._channels: dict[int, ServerChannel] = {}
@@ -64,19 +66,24 @@ class Session:
             commands.Connection.Start,
             version_major=0,
             version_minor=9,
-            server_properties={"product": "carrot.backends.zeromq"},
+            server_properties={"product": "carrot.server"},
             mechanisms="PLAIN",
             locales="en_US",
         )
 
+    @property
+    def virtual_host_name(self) -> str:
+        """For the log; empty before the client has opened one."""
+        return "" if self._connection is None else self.virtual_host.name
+
     # -- what comes in
 
     def feed(self, data: bytes, now: float) -> None:
-        """Do what the client's bytes ask for.
+        """Carry out the methods in the client's bytes.
 
-        :raises FramingError: they are no client's of this broker: it has to be dropped.
+        :raises FramingError: no client of this broker sends such bytes: it has to be dropped.
         """
-        self.heard = now
+        self.last_received = now
         channels = self._channels
         for event in self._decoder.feed(data):
             if self.is_done:
@@ -89,7 +96,7 @@ class Session:
 
     def _handle_own(self, event: Event) -> None:
         """A method of the connection, or of a channel that isn't open."""
-        command = decode_method(event.method, event.arguments)
+        command = command_of(event)
         if event.channel == 0 and isinstance(command, commands.Connection.Close):
             self.close()
             self._reply(commands.Connection.CloseOk)
@@ -108,11 +115,11 @@ class Session:
             raise FramingError(f"{command.name} came on channel {event.channel}, out of order")
 
     def _start_ok(self, command: commands.Connection.StartOk) -> None:
-        # PLAIN (RFC 4616); CURVE says who may connect, and the password is not looked at.
+        # PLAIN (RFC 4616). CURVE decides who may connect; the password is ignored.
         parts = str(command.response).split("\0")
         if command.mechanism != "PLAIN" or len(parts) != 3:
-            raise FramingError("a login that is not PLAIN")
-        self._user = short_string("user", parts[1])
+            raise FramingError("the login is not PLAIN")
+        self.user = short_string("user", parts[1])
         self._expected = commands.Connection.TuneOk
         self._reply(
             commands.Connection.Tune,
@@ -123,13 +130,13 @@ class Session:
 
     def _tune_ok(self, command: commands.Connection.TuneOk) -> None:
         if command.frame_max != FRAME_MAX:
-            raise FramingError(f"frames of {command.frame_max} bytes, and not of {FRAME_MAX}")
+            raise FramingError(f"frame_max is {command.frame_max}, not {FRAME_MAX} as proposed")
         self._heartbeat = float(command.heartbeat)
         self._expected = commands.Connection.Open
 
     def _open(self, command: commands.Connection.Open) -> None:
-        self.world = self._enter(command.virtual_host)
-        self._connection = RemoteConnection(self.world, self._user)
+        self.virtual_host = self._enter(command.virtual_host)
+        self._connection = RemoteConnection(self.virtual_host, self.user)
         self._expected = None
         self._reply(commands.Connection.OpenOk)
 
@@ -139,7 +146,7 @@ class Session:
         self.send(encode_method(method, 0, **arguments))
 
     def send(self, frames: bytes) -> None:
-        """These frames wait to be sent."""
+        """Add frames to the output."""
         if not self._output:
             self._on_output(self)
         self._output.append(frames)
@@ -148,19 +155,19 @@ class Session:
             self._connection.is_full = True
 
     def unsettled(self, channel: ServerChannel) -> None:
-        """That channel has something to confirm, once it is committed."""
+        """Note that a channel has messages to confirm, once they are committed."""
         self._unsettled[channel] = None
         if not self._output:
             self._on_output(self)
 
     def settle(self) -> None:
-        """Confirm what is to be confirmed."""
+        """Confirm the messages of all channels."""
         for channel in self._unsettled:
             channel.settle()
         self._unsettled.clear()
 
     def take_output(self) -> list[bytes]:
-        """What waits, in pieces to send; what can't be sent is for :meth:`put_back`."""
+        """Take the output, in pieces to send; :meth:`put_back` takes back those without room."""
         data = self._output[0] if len(self._output) == 1 else b"".join(self._output)
         self._output.clear()
         self._waiting = 0
@@ -169,7 +176,7 @@ class Session:
         return [data[at : at + PIECE] for at in range(0, len(data), PIECE)]
 
     def put_back(self, pieces: list[bytes]) -> None:
-        """There was no room for these."""
+        """Take back pieces that there was no room for."""
         self._output = [*pieces, *self._output]
         self._waiting = sum(map(len, self._output))
 
@@ -179,11 +186,11 @@ class Session:
 
     @property
     def is_too_much(self) -> bool:
-        """Whether so much waits that the client can't be listening."""
+        """Whether the output is so large that the client can't be reading."""
         return self._waiting > TOO_MUCH
 
     def resume(self) -> None:
-        """Deliver again, when enough of what waited has been sent."""
+        """Deliver again, if enough of the output has been sent."""
         connection = self._connection
         if connection is not None and connection.is_full and self._waiting < DRAINED:
             connection.is_full = False
@@ -192,37 +199,40 @@ class Session:
 
     # -- alive or not
 
-    def forgive(self, now: float) -> None:
-        """The client can't be blamed for its silence: nobody listened."""
-        self.heard = self._begun = now
+    def restart_silence(self, now: float) -> None:
+        """Count the client's silence from now: the broker was not listening before."""
+        self.last_received = self._begun = now
 
     def beat(self, now: float) -> None:
-        """Send a sign of life, if nothing else was sent lately."""
-        if self._heartbeat and now - self.told > self._heartbeat / 2:
+        """Send a heartbeat, if nothing else was sent lately."""
+        if self._heartbeat and now - self.last_sent > self._heartbeat / 2:
             self.send(HEARTBEAT_FRAME)
 
     def is_silent(self, now: float) -> bool:
-        """Whether the client is gone: two intervals of silence (AMQP 0-9-1, section 4.2.7)."""
+        """Whether the client was silent for two heartbeats, or for too long in its handshake.
+
+        AMQP 0-9-1, section 4.2.7.
+        """
         if self._expected is not None:
             return now - self._begun > PATIENCE
-        return bool(self._heartbeat) and now - self.heard > 2 * self._heartbeat
+        return bool(self._heartbeat) and now - self.last_received > 2 * self._heartbeat
 
     # -- the end
 
     def forget(self, channel: ServerChannel) -> None:
-        """That channel is closed."""
+        """Forget a closed channel."""
         self._channels.pop(channel.number, None)
         self._unsettled.pop(channel, None)
 
     def refuse(self, code: int, text: str) -> None:
-        """Say goodbye, and why."""
+        """Close the connection, and tell the client why."""
         self.settle()
         self.close()
         short = text.encode()[:255].decode(errors="ignore")
         self._reply(commands.Connection.Close, reply_code=code, reply_text=short)
 
     def close(self) -> None:
-        """The client is gone: what it held unacked goes back. Again is harmless."""
+        """Close all channels: unacked messages go back. Again is harmless."""
         self.is_done = True
         if self._connection is not None:
             self.settle()

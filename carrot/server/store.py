@@ -1,7 +1,7 @@
-"""Store: keeps what is durable in an SQLite file, in one transaction for many changes.
+"""Store: a journal in an SQLite file, with many changes in one transaction.
 
-Everything that happens in a turn of the server's is committed before anything of it is sent, so a
-confirmed message is on the disk, whenever the process is killed.
+The server commits the changes of each turn of its loop before it sends anything, so a confirmed
+message is on the disk whenever the process is killed.
 """
 
 from __future__ import annotations
@@ -16,21 +16,22 @@ from typing import Any
 from carrot.backends.amqp.errors import FramingError
 from carrot.backends.amqp.tables import decode_table, encode_table
 from carrot.broker.connection import Connection
-from carrot.broker.exchange import Binding, Exchange
-from carrot.broker.message import QueuedMessage
+from carrot.broker.exchange import Binding, Destination, Exchange
+from carrot.broker.message import Home, QueuedMessage
 from carrot.broker.queue import Queue
 from carrot.exceptions import CarrotError
-from carrot.server.channel import properties_of, wire
+from carrot.server.frames import encoded_properties, properties_of
 from carrot.server.journal import Journal
 from carrot.server.virtual_host import ServedVirtualHost
 
-#: The number in the file of this layout of its tables.
+#: The version of the tables' layout, as it is written in the file.
 LAYOUT = 1
-#: Seconds that the news of a message's end may wait: were it lost, the message would come twice.
+#: Seconds until a removed message is deleted from the file; if the broker is killed meanwhile, the
+#: message is delivered twice.
 LATE = 0.2
-#: And how many of them.
+#: Removed messages that are deleted at once.
 MANY = 5000
-#: Seconds to wait for another broker, which may be about to end.
+#: Seconds to wait for another broker's lock on the file: that broker may be about to end.
 PATIENCE = 1.0
 
 _TABLES = """
@@ -51,23 +52,23 @@ class StoreError(CarrotError):
 
 
 class Store(Journal):
-    """The broker's only, which is one thread's at a time.
+    """The file of one broker; one thread at a time uses it.
 
-    :param path: made when it isn't there.
-    :raises StoreError: it can't be used: another broker has it, or it is something else.
+    :param path: the file, made if it is missing.
+    :raises StoreError: it can't be used: another broker uses it, or it is another program's.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # What is to be written. Messages are encoded then, if they are still there.
+        # The changes to write. Messages are encoded when they are written, if they are still there.
         self._changes: list[tuple[str, tuple[Any, ...]]] = []
         self._new: dict[int, QueuedMessage] = {}
         self._gone: list[int] = []
         self._due: float | None = None
-        # What is there, by its id in the file.
-        self._queues: dict[Queue, int] = {}
+        # The ids in the file of everything in it.
+        self._queues: dict[Home, int] = {}
         self._bindings: dict[Binding, int] = {}
-        self._messages: dict[Queue, dict[QueuedMessage, int]] = {}
+        self._messages: dict[Home, dict[QueuedMessage, int]] = {}
         self._is_reading = False
         with self._translating():
             self._db = sqlite3.connect(
@@ -83,7 +84,7 @@ class Store(Journal):
         execute = self._db.execute
         execute("PRAGMA locking_mode=EXCLUSIVE")
         execute("PRAGMA journal_mode=WAL")
-        # Each commit is on the disk, so that it outlives the machine, too.
+        # Each commit is synced to the disk, so that it survives a crash of the machine.
         execute("PRAGMA synchronous=FULL")
         execute("BEGIN EXCLUSIVE")
         (layout,) = execute("PRAGMA user_version").fetchone()
@@ -117,7 +118,7 @@ class Store(Journal):
         self._next[table] += 1
         return number
 
-    # -- what is told
+    # -- changes
 
     def _change(self, statement: str, *values: Any) -> None:
         if not self._is_reading:
@@ -137,14 +138,14 @@ class Store(Journal):
                 "DELETE FROM exchanges WHERE vhost = ? AND name = ?", virtual_host, exchange.name
             )
 
-    def queue_declared(self, queue: Queue) -> None:
+    def queue_declared(self, virtual_host: str, queue: Queue) -> None:
         if self._is_reading:
             return
         number = self._queues[queue] = self._id("queues")
         self._messages[queue] = {}
         self._change(
             "INSERT INTO queues VALUES (?, ?, ?, ?, ?)",
-            number, queue.broker.virtual_host, queue.name, queue.auto_delete,
+            number, virtual_host, queue.name, queue.auto_delete,
             encode_table(queue.arguments),
         )  # fmt: skip
 
@@ -179,7 +180,7 @@ class Store(Journal):
 
     def remove(self, message: QueuedMessage) -> None:
         number = self._messages.get(message.queue, {}).pop(message, None)
-        # One that came and went since the last commit was never there.
+        # A message that came since the last commit is not in the file.
         if number is None or self._new.pop(number, None) is not None:
             return
         self._gone.append(number)
@@ -188,7 +189,7 @@ class Store(Journal):
         elif len(self._gone) >= MANY:
             self._due = 0.0
 
-    # -- what is written
+    # -- writing
 
     @property
     def commit_due(self) -> float | None:
@@ -220,11 +221,11 @@ class Store(Journal):
     def _row(self, number: int, message: QueuedMessage) -> tuple[Any, ...]:
         expires = message.expires_at
         if expires is not None:
-            # The broker's clock begins anew with each process, so the wall's is written.
-            expires += time.time() - message.queue.broker.timers.clock()
+            # The broker's clock starts anew with each process, so the wall clock's time is written.
+            expires += time.time() - time.monotonic()
         return (
             number, self._queues[message.queue], message.exchange, message.routing_key,
-            wire(message), message.body, expires,
+            encoded_properties(message), message.body, expires,
         )  # fmt: skip
 
     def close(self) -> None:
@@ -233,70 +234,96 @@ class Store(Journal):
         finally:
             self._db.close()
 
-    # -- what is read
+    # -- reading
 
-    def worlds(self) -> list[ServedVirtualHost]:
+    def virtual_hosts(self) -> list[ServedVirtualHost]:
+        """The virtual hosts in the file, as they were at the last commit."""
         with self._translating():
             self._is_reading = True
-            worlds = self._read_topology()
+            reader = _Reader(self._db, self)
+            reader.read_topology()
+            self._queues = {queue: number for number, queue in reader.queues.items()}
+            self._bindings = reader.bindings
+            self._messages = {queue: {} for queue in self._queues}
             self._is_reading = False
-            self._read_messages()
-        return worlds
+            for number, message in reader.messages():
+                self._messages[message.queue][message] = number
+                # A message that has expired meanwhile is dead-lettered here.
+                reader.queues[self._queues[message.queue]].take(message)
+        return list(reader.virtual_hosts.values())
 
-    def _read_topology(self) -> list[ServedVirtualHost]:
-        execute = self._db.execute
-        worlds: dict[str, ServedVirtualHost] = {}
 
-        def world(virtual_host: str) -> ServedVirtualHost:
-            if virtual_host not in worlds:
-                worlds[virtual_host] = ServedVirtualHost(virtual_host, self)
-            return worlds[virtual_host]
+class _Reader:
+    """Makes the virtual hosts in the file."""
 
-        for virtual_host, name, type_, auto_delete, arguments in execute("SELECT * FROM exchanges"):
-            world(virtual_host).declare_exchange(
+    def __init__(self, db: sqlite3.Connection, journal: Journal) -> None:
+        self.virtual_hosts: dict[str, ServedVirtualHost] = {}
+        self.queues: dict[int, Queue] = {}
+        self.bindings: dict[Binding, int] = {}
+        self._db = db
+        self._journal = journal
+
+    def read_topology(self) -> None:
+        self._read_exchanges()
+        self._read_queues()
+        self._read_bindings()
+
+    def _virtual_host(self, name: str) -> ServedVirtualHost:
+        if name not in self.virtual_hosts:
+            self.virtual_hosts[name] = ServedVirtualHost(name, self._journal)
+        return self.virtual_hosts[name]
+
+    def _read_exchanges(self) -> None:
+        for vhost, name, type_, auto_delete, arguments in self._db.execute(
+            "SELECT * FROM exchanges"
+        ):
+            self._virtual_host(vhost).declare_exchange(
                 name, type_, True, bool(auto_delete), _table(arguments)
             )
-        for number, virtual_host, name, auto_delete, arguments in execute("SELECT * FROM queues"):
-            home = world(virtual_host)
-            queue = home.add_queue(name, True, None, bool(auto_delete), _table(arguments))
-            self._queues[queue] = number
-            self._messages[queue] = {}
-        for number, virtual_host, source, name, to_queue, key, arguments in execute(
+
+    def _read_queues(self) -> None:
+        for number, vhost, name, auto_delete, arguments in self._db.execute("SELECT * FROM queues"):
+            virtual_host = self._virtual_host(vhost)
+            self.queues[number] = virtual_host.add_queue(
+                name, True, None, bool(auto_delete), _table(arguments)
+            )
+
+    def _read_bindings(self) -> None:
+        for number, vhost, source, name, to_queue, key, arguments in self._db.execute(
             "SELECT * FROM bindings"
         ):
-            home, table = world(virtual_host), _table(arguments)
+            virtual_host, table = self._virtual_host(vhost), _table(arguments)
+            destination: Destination
             if to_queue:
-                home.bind_queue(_nobody(home), name, source, key, table)
+                virtual_host.bind_queue(_closed_connection(virtual_host), name, source, key, table)
+                destination = virtual_host.queues[name]
             else:
-                home.bind_exchange(name, source, key, table)
-            destination = home.queues[name] if to_queue else home.exchanges[name]
-            self._bindings[home.exchanges[source].binding(destination, key, table)] = number
-        return list(worlds.values())
+                virtual_host.bind_exchange(name, source, key, table)
+                destination = virtual_host.exchanges[name]
+            binding = virtual_host.exchanges[source].binding(destination, key, table)
+            self.bindings[binding] = number
 
-    def _read_messages(self) -> None:
-        queues = {number: queue for queue, number in self._queues.items()}
+    def messages(self) -> Iterator[tuple[int, QueuedMessage]]:
+        """The messages with their ids, in the order in which they came."""
         now = time.time()
         for number, queue_number, exchange, key, properties, body, expires in self._db.execute(
             "SELECT * FROM messages ORDER BY id"
         ):
-            queue = queues[queue_number]
             message = QueuedMessage(body, properties_of(properties), exchange, key)
-            # It may have been delivered, and not acked: nobody knows.
+            # It may have been delivered before, and not acked.
             message.redelivered = True
             if expires is not None:
                 message.ttl = max(0.0, expires - now)
-            self._messages[queue][message] = number
-            # One that has expired meanwhile goes where it should.
-            message.queue = queue
-            queue.take(message)
+            message.queue = self.queues[queue_number]
+            yield number, message
 
 
 def _table(data: bytes) -> dict[str, Any]:
     return decode_table(data, 0)[0]
 
 
-def _nobody(world: ServedVirtualHost) -> Connection:
-    """Who declares what was remembered: no queue of theirs is exclusive."""
-    connection = Connection(world)
+def _closed_connection(virtual_host: ServedVirtualHost) -> Connection:
+    """A connection to declare with; no queue in the file is exclusive."""
+    connection = Connection(virtual_host)
     connection.close()
     return connection

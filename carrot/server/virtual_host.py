@@ -1,42 +1,43 @@
-"""The memory driver's broker, as clients over a network and a journal need it.
+"""ServedVirtualHost: a virtual host for clients over a network, with a journal.
 
-Two things are different: a consumer whose client is slow gets nothing more for a while, and a
-journal is told of everything durable.
+It differs from the memory driver's in two ways: a consumer whose client is slow gets nothing more
+for a while, and a journal is told of everything durable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
-from carrot.broker.channel import Channel, Consumer
+from carrot.broker.channel import Channel
 from carrot.broker.connection import Connection
-from carrot.broker.exchange import Binding, Exchange
+from carrot.broker.consumer import Consumer
+from carrot.broker.exchange import Binding, Destination, Exchange
 from carrot.broker.message import QueuedMessage
 from carrot.broker.queue import Queue
-from carrot.broker.virtual_host import VirtualHost
+from carrot.broker.virtual_host import Client, VirtualHost
 from carrot.server.journal import Journal
 
-#: AMQP's delivery mode of a message that is to be kept.
+#: AMQP's delivery mode of a persistent message.
 PERSISTENT = 2
 
 
 class RemoteConsumer(Consumer):
     """A consumer of a client that may be slow."""
 
-    channel: RemoteChannel
+    connection: RemoteConnection
 
     def has_credit(self) -> bool:
-        return not self.channel.connection.is_full and super().has_credit()
+        return not self.connection.is_full and super().has_credit()
 
     def receive(self, message: QueuedMessage) -> None:
         super().receive(message)
         if self.no_ack:
-            self.channel.journal.remove(message)
+            self.connection.broker.journal.remove(message)
 
 
 class RemoteChannel(Channel):
-    """A channel that tells the journal which messages have gone."""
+    """A channel that tells the journal which messages have left for good."""
 
     consumer_cls = RemoteConsumer
     connection: RemoteConnection
@@ -52,27 +53,23 @@ class RemoteChannel(Channel):
         return got
 
     def ack(self, delivery_tag: int, multiple: bool = False) -> None:
-        if not multiple:
-            message = self.unacked.get(delivery_tag)
-            super().ack(delivery_tag)
-            if message is not None:
-                self.journal.remove(message)
-            return
-        held = dict(self.unacked)
+        unacked = self.unacked.messages
+        tags = self.unacked.up_to(delivery_tag) if multiple else (delivery_tag,)
+        messages = [unacked[tag] for tag in tags if tag in unacked]
         super().ack(delivery_tag, multiple)
-        for tag in held.keys() - self.unacked.keys():
-            self.journal.remove(held[tag])
+        for message in messages:
+            self.journal.remove(message)
 
     def resume(self) -> None:
-        """The client is not slow any more."""
+        """Serve its consumers again: the client is not slow any more."""
         with self._broker.lock:
-            self._unblock()
+            self.unacked.serve_blocked()
 
 
 class RemoteConnection(Connection):
-    """A client's.
+    """A connection of a client that may be slow.
 
-    :ivar is_full: so much waits to be sent to the client that it gets no more deliveries.
+    :ivar is_full: too many bytes wait to be sent to the client: it gets no more deliveries.
     """
 
     channel_cls = RemoteChannel
@@ -84,7 +81,7 @@ class RemoteConnection(Connection):
 
 
 class KeptQueue(Queue):
-    """A queue that tells the journal what comes into it."""
+    """A queue that tells the journal of its persistent messages."""
 
     broker: ServedVirtualHost
 
@@ -92,7 +89,7 @@ class KeptQueue(Queue):
         if not self.durable or message.properties.get("delivery_mode") != PERSISTENT:
             return super().publish(message)
         journal = self.broker.journal
-        # First: a consumer may take it at once, and need no ack.
+        # Before publishing: a consumer without acks may take it at once.
         journal.add(self, message)
         taken = super().publish(message)
         if not taken:
@@ -108,20 +105,20 @@ class KeptQueue(Queue):
 
 
 class ServedVirtualHost(VirtualHost):
-    """One virtual host of the broker.
+    """One virtual host of a served broker.
 
-    :param journal: who is told of everything durable.
+    :param journal: is told of everything durable.
     """
 
     queue_cls: ClassVar[type[Queue]] = KeptQueue
 
-    def __init__(self, virtual_host: str, journal: Journal) -> None:
+    def __init__(self, name: str, journal: Journal) -> None:
         self.journal = journal
-        super().__init__(virtual_host)
+        super().__init__(name)
 
     @property
     def is_empty(self) -> bool:
-        """Whether nobody would notice if it were made anew."""
+        """Whether it is as good as a new one."""
         return not (
             self.connections
             or self.queues
@@ -140,30 +137,31 @@ class ServedVirtualHost(VirtualHost):
         is_new = name not in self.exchanges
         super().declare_exchange(name, type, durable, auto_delete, arguments)
         if is_new and durable:
-            self.journal.exchange_declared(self.virtual_host, self.exchanges[name])
+            self.journal.exchange_declared(self.name, self.exchanges[name])
 
-    def _remove_exchange(self, exchange: Exchange) -> None:
-        super()._remove_exchange(exchange)
-        self.journal.exchange_removed(self.virtual_host, exchange)
+    def _take_out(self, exchange: Exchange) -> Collection[Binding]:
+        if exchange.name in self.exchanges:
+            self.journal.exchange_removed(self.name, exchange)
+        return super()._take_out(exchange)
 
     # -- bindings
 
     def _bind(
         self,
         source: Exchange,
-        destination: Exchange | Queue,
+        destination: Destination,
         routing_key: str,
         arguments: Mapping[str, Any],
     ) -> None:
         super()._bind(source, destination, routing_key, arguments)
-        # Every queue is bound to the default exchange, as soon as it is there.
+        # Not the default exchange's bindings: every queue gets one when it is made.
         if source.durable and destination.durable and source.name:
             binding = source.binding(destination, routing_key, arguments)
-            self.journal.bound(self.virtual_host, binding, arguments)
+            self.journal.bound(self.name, binding, arguments)
 
-    def _unbind(self, binding: Binding) -> None:
-        super()._unbind(binding)
+    def _end_binding(self, binding: Binding) -> bool:
         self.journal.unbound(binding)
+        return super()._end_binding(binding)
 
     # -- queues
 
@@ -171,13 +169,13 @@ class ServedVirtualHost(VirtualHost):
         self,
         name: str,
         durable: bool,
-        owner: Connection | None,
+        owner: Client | None,
         auto_delete: bool,
         arguments: Mapping[str, Any],
     ) -> Queue:
         queue = super().add_queue(name, durable, owner, auto_delete, arguments)
         if durable:
-            self.journal.queue_declared(queue)
+            self.journal.queue_declared(self.name, queue)
         return queue
 
     def remove_queue(self, queue: Queue) -> None:

@@ -6,25 +6,8 @@
 install() {
     name=$1 variable=$2
     shift 2
-    if [ "$(id -u)" != 0 ]; then
-        echo "$name is missing, and only root can install it: sudo apt-get install $*"
-        return
-    fi
-    if ! command -v apt-get >/dev/null; then
-        echo "$name is missing, and there is no apt-get${variable:+: start one and name it in $variable}"
-        return
-    fi
-    echo "$name is missing: installing $* with apt-get"
-    log=$(mktemp)
-    export DEBIAN_FRONTEND=noninteractive
-    if apt-get update >"$log" 2>&1 &&
-        apt-get install -y --no-install-recommends "$@" >>"$log" 2>&1; then
-        echo "$name is installed"
-    else
-        tail -n 20 "$log"
-        echo "$name could not be installed (above is why): its tests won't run"
-    fi
-    rm -f "$log"
+    "$(dirname "$0")/../../.ci/install" "$name" \
+        "${variable:+start one and name it in $variable}" "$@" || echo "the tests that need $name won't run"
 }
 
 if [ -n "${CARROT_TEST_AMQP_URL:-}" ]; then

@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 import pytest
 
 from carrot.backends import get_backend_cls
-from carrot.backends.base import BaseBackend, Capabilities
+from carrot.backends.base import BaseChannel, Capabilities, Exchange, Queue, QueueDeclared
+from carrot.backends.seam.topology import DeclaredTopology
 from carrot.connection import BrokerConnection
 from carrot.exceptions import NotSupported, ResourceLocked
 from carrot.messaging import Consumer, Publisher
@@ -58,7 +59,7 @@ def zeromq_url(zeromq: ZeroMQ, unique: Callable[..., str]) -> str:
 
 
 # What differs without a NotSupported, since it is nothing that one could ask for.
-UNTOLD = {"inspection", "requeue_in_place"}
+UNTOLD = {"holds_deliveries", "inspection", "requeue_in_place", "thread_safe"}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -109,22 +110,22 @@ def backend_url(backend_name: str, request: pytest.FixtureRequest) -> str:
 class Declared:
     """Remembers the names of what a driver declares, in order to delete them."""
 
-    def __init__(self, backend_cls: type[BaseBackend], monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.queues: set[str] = set()
         self.exchanges: set[str] = set()
-        declare_queue, declare_exchange = backend_cls.queue_declare, backend_cls.exchange_declare
+        declare = DeclaredTopology.declare
 
-        def queue_declare(backend: BaseBackend, queue: str, *args: Any, **kwargs: Any) -> Any:
-            declared = declare_queue(backend, queue, *args, **kwargs)
-            self.queues.add(declared.queue)
+        def declare_and_note(
+            topology: DeclaredTopology, channel: BaseChannel, entity: Exchange | Queue
+        ) -> QueueDeclared | None:
+            declared = declare(topology, channel, entity)
+            if declared is None:
+                self.exchanges.add(entity.name)
+            else:
+                self.queues.add(declared.queue)
             return declared
 
-        def exchange_declare(backend: BaseBackend, exchange: str, *args: Any, **kw: Any) -> Any:
-            declare_exchange(backend, exchange, *args, **kw)
-            self.exchanges.add(exchange)
-
-        monkeypatch.setattr(backend_cls, "queue_declare", queue_declare)
-        monkeypatch.setattr(backend_cls, "exchange_declare", exchange_declare)
+        monkeypatch.setattr(DeclaredTopology, "declare", declare_and_note)
 
     def delete(self, connection: BrokerConnection) -> None:
         """Delete them all; names that are gone already are no error.
@@ -156,7 +157,7 @@ def connect(
             return connections.enter_context(BrokerConnection(backend_url, **options))
 
         janitor = BrokerConnection(backend_url)
-        declared = Declared(janitor.get_backend_cls(), monkeypatch)
+        declared = Declared(monkeypatch)
         yield make
         connections.close()
         with janitor:

@@ -314,7 +314,7 @@ def test_what_is_no_consumer_is_refused_and_the_set_can_be_closed(connection, od
 def test_consumer_of_another_broker_is_refused(connection):
     with (
         ConsumerSet(connection) as consumers,
-        Consumer(BrokerConnection("memory://elsewhere/other"), auto_declare=False) as other,
+        Consumer(BrokerConnection("memory://elsewhere/other"), "feed", auto_declare=False) as other,
         pytest.raises(ConfigurationError, match="of another connection"),
     ):
         consumers.add_consumer(other)

@@ -277,18 +277,6 @@ def test_on_decode_error_gets_the_message_and_the_loop_goes_on(make_feed, body, 
     assert received == ["next"]
 
 
-def test_missing_content_type_is_a_decode_error_that_says_what_to_do(feed):
-    backend = feed.publisher.backend
-    backend.publish(backend.prepare_message(b"bare", 1), feed.exchange, "key")
-
-    message = eventually(feed.consumer.fetch)
-    with pytest.raises(DecodeError, match=r"no content type.*decoder="):
-        message.decode()
-
-    assert message.body == b"bare"
-    message.ack()
-
-
 def test_missing_content_encoding_is_the_serializers_own(feed):
     backend = feed.publisher.backend
     bare = backend.prepare_message('{"a": "ü"}'.encode(), 1, content_type="application/json")

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from carrot.deadline import Deadline
 from carrot.exceptions import (
     ConsumerCancelled,
     NotFound,
@@ -38,7 +39,12 @@ def lose_queue(consumer, connection):
     """Its queue is deleted over *connection*, and its channel has heard of it."""
     connection.create_backend().queue_delete(consumer.queue)
     with pytest.raises(ConsumerCancelled):
-        consumer.backend.next_delivery(10)
+        next_delivery(consumer.backend, 10)
+
+
+def next_delivery(backend, seconds):
+    """The next delivery of a consumer of *backend*, within so many seconds."""
+    return backend.consumers.next_delivery(deadline=Deadline.after(seconds))
 
 
 def hold_and_stop(feed):
@@ -59,15 +65,16 @@ def hold_and_stop(feed):
 
 def subscribe_slowly(monkeypatch, consumer, until):
     """Its subscription waits until that is true; the event says that it has begun."""
-    backend, subscribe, begun = consumer.backend, consumer.backend._subscribe, threading.Event()
+    channel, begun = consumer.backend.channel, threading.Event()
+    subscribe = channel.subscribe
 
-    def slowly(channel, queue, *args):
+    def slowly(queue, *args):
         if queue == consumer.queue:
             begun.set()
             eventually(until, 10)
-        subscribe(channel, queue, *args)
+        subscribe(queue, *args)
 
-    monkeypatch.setattr(backend, "_subscribe", slowly)
+    monkeypatch.setattr(channel, "subscribe", slowly)
     return begun
 
 
@@ -218,42 +225,41 @@ def test_stop_ends_the_loops_of_all_threads_and_no_later_one(feed):
 def test_who_waits_for_a_consumer_is_told_that_it_is_lost_until_it_is_healed(
     feed, connection, monkeypatch
 ):
-    backend, declare = feed.consumer.backend, feed.consumer.backend.queue_declare
-    told = []
+    backend, topology = feed.consumer.backend, feed.consumer.backend.lives.topology
+    restore, told = topology.restore, []
 
-    def declare_slowly(**options):
+    def restore_slowly(channel):
         # What another thread hears that looks now.
         with pytest.raises(ConsumerCancelled) as cancelled:
-            backend.next_delivery(0)
+            next_delivery(backend, 0)
         told.append(cancelled.value)
         if len(told) == 1:
             raise OperationTimeout("too slow")
-        return declare(**options)
+        restore(channel)
 
     feed.consumer.consume()
     lose_queue(feed.consumer, connection)
-    feed.consumer.forget_declaration()
-    monkeypatch.setattr(backend, "queue_declare", declare_slowly)
+    monkeypatch.setattr(topology, "restore", restore_slowly)
     with pytest.raises(OperationTimeout):
         feed.consumer.consume()
     with pytest.raises(ConsumerCancelled):
-        backend.next_delivery(0)
+        next_delivery(backend, 0)
     feed.consumer.consume()
 
     assert len(told) == 2
     feed.publisher.send("found again")
-    _, message = backend.next_delivery(10)
+    _, message = next_delivery(backend, 10)
     message.ack()
     assert message.payload == "found again"
     feed.consumer.cancel()
-    assert backend.next_delivery(10) is None
+    assert next_delivery(backend, 10) is None
 
 
 @pytest.mark.needs("deletion")
 def test_a_consumer_on_its_way_back_under_its_tag_is_not_there_yet(make_feed, connect, monkeypatch):
     feed = make_feed(no_ack=True)
-    backend, subscribe = feed.consumer.backend, feed.consumer.backend._subscribe
-    was_there = []
+    channel = feed.consumer.backend.channel
+    subscribe, was_there = channel.subscribe, []
 
     def look(*args):
         subscribe(*args)
@@ -261,8 +267,7 @@ def test_a_consumer_on_its_way_back_under_its_tag_is_not_there_yet(make_feed, co
 
     feed.consumer.consume()
     lose_queue(feed.consumer, connect())
-    feed.consumer.forget_declaration()
-    monkeypatch.setattr(backend, "_subscribe", look)
+    monkeypatch.setattr(channel, "subscribe", look)
     feed.consumer.consume()
 
     assert was_there == [False]
@@ -273,29 +278,31 @@ def test_a_consumer_on_its_way_back_under_its_tag_is_not_there_yet(make_feed, co
 def test_a_loss_that_comes_as_a_subscription_begins_is_told_to_each_who_waits(
     feed, connect, monkeypatch
 ):
-    backend, subscribe = feed.consumer.backend, feed.consumer.backend._subscribe
+    backend, channel = feed.consumer.backend, feed.consumer.backend.channel
+    subscribe = channel.subscribe
 
     def subscribe_and_lose(*args):
         subscribe(*args)
         connect().create_backend().queue_delete(feed.queue)
 
-    monkeypatch.setattr(backend, "_subscribe", subscribe_and_lose)
+    monkeypatch.setattr(channel, "subscribe", subscribe_and_lose)
     feed.consumer.consume()
 
     for _ in range(2):
         with pytest.raises(ConsumerCancelled):
-            backend.next_delivery(10)
+            next_delivery(backend, 10)
 
 
 def test_cancel_while_another_thread_subscribes_ends_that_subscription(feed, monkeypatch):
     consumer = feed.consumer
-    backend, subscribe = consumer.backend, consumer.backend._subscribe
+    backend, channel = consumer.backend, consumer.backend.channel
+    subscribe = channel.subscribe
     begun = threading.Event()
 
     def subscribe_and_stay(*args):
         subscribe(*args)
         begun.set()
-        eventually(lambda: consumer._is_cancelled, 10)
+        eventually(lambda: consumer._members.is_cancelled, 10)
 
     def cancel():
         begun.wait(10)
@@ -303,13 +310,13 @@ def test_cancel_while_another_thread_subscribes_ends_that_subscription(feed, mon
 
     consumer.consume()
     consumer.cancel()
-    consumer._is_cancelled = False
-    monkeypatch.setattr(backend, "_subscribe", subscribe_and_stay)
+    consumer._members.is_cancelled = False
+    monkeypatch.setattr(channel, "subscribe", subscribe_and_stay)
 
     run(consumer.consume, cancel)
 
     assert not consumer.channel_open
-    assert backend.next_delivery(10) is None
+    assert next_delivery(backend, 10) is None
 
 
 @pytest.mark.needs("deletion")
@@ -418,7 +425,7 @@ def test_stop_ends_the_loop_that_was_subscribing_when_another_heeded_it(
     two_on_a_channel, monkeypatch
 ):
     (slow, quick), _ = two_on_a_channel
-    begun = subscribe_slowly(monkeypatch, slow, lambda: slow.backend.stops_heeded == 1)
+    begun = subscribe_slowly(monkeypatch, slow, lambda: slow.backend.stop_flag.heeded == 1)
 
     def stop():
         eventually(lambda: quick.channel_open, 10)
@@ -504,7 +511,7 @@ def test_cancel_while_the_loop_of_another_has_a_consumer_back_ends_it(
     gone.consume()
     there.consume()
     lose_queue(gone, connect())
-    begun = subscribe_slowly(monkeypatch, gone, lambda: gone._is_cancelled)
+    begun = subscribe_slowly(monkeypatch, gone, lambda: gone._members.is_cancelled)
 
     def cancel():
         begun.wait(10)
@@ -520,11 +527,11 @@ def test_cancel_while_the_loop_of_another_has_a_consumer_back_ends_it(
 def test_a_loss_that_nobody_waits_for_ends_no_loop_and_starts_none(two_on_a_channel, connect):
     (gone, there), received = two_on_a_channel
     there.consume()
-    there.backend._lost[gone.consumer_tag] = ConsumerCancelled("told as it was cancelled")
+    there.backend.life.consumer_cancelled(gone.consumer_tag)
     Publisher(there.connection, "").send("goes on", there.queue)
 
     there.wait(limit=1, timeout=10)
     there.cancel()
 
     assert received[there.queue] == ["goes on"]
-    assert there.backend.next_delivery(10) is None
+    assert next_delivery(there.backend, 10) is None

@@ -18,10 +18,12 @@ import trustme
 from pamqp import base, commands, frame, header
 
 from carrot.backends import amqp
+from carrot.backends.amqp.channel import Channel
 from carrot.backends.amqp.framing import HEARTBEAT_FRAME, Event
+from carrot.backends.seam.confirms import Confirms
 from carrot.backends.sockets.socket import TlsStream
 from carrot.connection import BrokerConnection
-from carrot.deadline import until
+from carrot.deadline import Deadline, bounded_by
 from carrot.exceptions import (
     AccessRefused,
     CarrotError,
@@ -493,13 +495,12 @@ def test_confirms_of_a_replaced_channel_settle_nothing_of_the_next_one(make_peer
             peer.say(commands.Confirm.SelectOk(), number)
 
     def use() -> None:
-        backend.confirm_select()
-        old = backend.channel
+        old = backend.confirm_select().channel
         old.give_up()
-        number = backend.publish(backend.prepare_message(b"x", 1), "", "queue")
+        life, number = backend.publish(backend.prepare_message(b"x", 1), "", "queue")
         old.is_open = True  # as for a reader that had looked just before
         old.handle(Event(1, commands.Basic.Ack.index, (1).to_bytes(8) + b"\0", b"", b""))
-        assert not backend.confirms.is_settled(number)
+        assert not life.confirms.is_settled(number)
 
     run(serve, use)
 
@@ -618,12 +619,13 @@ def test_a_goodbye_of_the_brokers_waits_for_no_other_threads_write(make_peer, mo
         link = connection.connection._link
         write = link.write
 
-        def slowly(data: bytes) -> None:
+        def slowly(data: bytes, sent: int = 0) -> None:
             is_writing.set()
             assert go_on.wait(5)
             write(data)
 
         with monkeypatch.context() as patch:
+            patch.setattr(link, "send", lambda data: 0)
             patch.setattr(link, "write", slowly)
             Publisher(connection, routing_key="x", confirm=False, backend=sending).send("x")
 
@@ -663,7 +665,7 @@ def test_frames_of_a_channel_that_is_gone_are_passed_over(make_peer):
 
     def use() -> None:
         first.qos(0, 1)
-        connection.connection.wait_for(lambda: not first.is_open or first._failure, 5)
+        connection.connection.wait_for(lambda: first.life.over is not None, 5)
         second.qos(0, 1)
 
     run(serve, use)
@@ -680,7 +682,7 @@ def test_acks_of_quick_callbacks_share_a_write(connection, queue, monkeypatch):
     def count(write: Callable[[bytes], object]) -> Callable[[bytes], object]:
         return lambda data: (writes.append(len(data)), write(data))[1]
 
-    monkeypatch.setattr(link, "write", count(link.write))
+    monkeypatch.setattr(link, "send", count(link.send))
     monkeypatch.setattr(link, "write_if_room", count(link.write_if_room))
 
     consumer.wait(limit=500)
@@ -1090,15 +1092,15 @@ def test_no_message_slips_out_unconfirmed_while_another_thread_opens_the_channel
         backend.queue_purge(unique("missing"))
     numbers = []
     other = threading.Thread(target=lambda: numbers.append(backend.publish(message, "", queue)))
-    confirm_select = backend._confirm_select
+    confirm_select = Channel.confirm_select
 
-    def confirm_select_late(channel: object) -> None:
+    def confirm_select_late(channel: Channel, confirms: Confirms) -> None:
         other.start()
         # It can't be done yet: the channel has no books.
         other.join(0.3)
-        confirm_select(channel)
+        confirm_select(channel, confirms)
 
-    monkeypatch.setattr(backend, "_confirm_select", confirm_select_late)
+    monkeypatch.setattr(Channel, "confirm_select", confirm_select_late)
     numbers.append(backend.publish(message, "", queue))
     other.join(10)
 
@@ -1189,8 +1191,8 @@ def test_batch_is_sent_in_few_writes(connection, queue, monkeypatch):
     publisher.send("opens the channel")
     link = connection.connection._link
     writes = []
-    write = link.write
-    monkeypatch.setattr(link, "write", lambda data: (writes.append(len(data)), write(data)))
+    send = link.send
+    monkeypatch.setattr(link, "send", lambda data: (writes.append(len(data)), send(data))[1])
 
     with publisher.batch() as batch:
         for number in range(500):
@@ -1222,13 +1224,16 @@ def test_interrupt_between_a_messages_number_and_its_write_shifts_no_confirm(
     publisher = Publisher(connection, routing_key=queue, confirm_timeout=5)
     publisher.send(1)
     channel = publisher.backend.channel
+    writer = connection.connection._writer
 
     def interrupted(*args: object) -> None:
+        monkeypatch.undo()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(channel, "publish", interrupted)
+    monkeypatch.setattr(channel._view, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         publisher.send(2)
+    assert not writer.is_closed
     publisher.send(3)
 
     assert publisher.backend.channel is not channel
@@ -1244,11 +1249,15 @@ def test_a_message_that_waits_too_long_to_be_written_shifts_no_confirm(
     transport = connection.connection
 
     def send() -> None:
-        with until(time.monotonic() + 0.2), pytest.raises(OperationTimeout, match="another thread"):
+        with (
+            bounded_by(Deadline.after(0.2)),
+            pytest.raises(OperationTimeout, match="another thread"),
+        ):
             publisher.send(2)
 
-    with transport._writing:
-        run(send)
+    transport._writer.is_writing_on = True
+    run(send)
+    transport._writer._end_turn()
     with pytest.raises(Unroutable) as caught:
         publisher.send("nowhere", routing_key=unique("missing"), mandatory=True)
     publisher.send(3)
@@ -1279,14 +1288,15 @@ def test_a_batch_keeps_back_nothing_of_other_threads(connection, onlooker, queue
 def test_large_messages_make_a_batchs_window_small(connection, queue, monkeypatch):
     publisher = Publisher(connection, routing_key=queue, delivery_mode=1)
     under_way = []
-    publish = publisher.backend.publish
+    publisher.send("opens the channel")
+    life = publisher.backend.life
+    publish = life.publish
 
     def counted(*args: object) -> int:
-        under_way.append(len(publisher.backend.confirms._pending))
+        under_way.append(len(life.confirms._pending))
         return publish(*args)
 
-    publisher.send("opens the channel")
-    monkeypatch.setattr(publisher.backend, "publish", counted)
+    monkeypatch.setattr(life, "publish", counted)
 
     publisher.send_many(bytes(4 * 1024 * 1024) for _ in range(12))
 

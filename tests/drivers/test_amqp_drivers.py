@@ -388,7 +388,7 @@ def test_message_on_a_channel_that_was_closed_meanwhile_is_not_confirmed(connect
     message = backend.prepare_message(b"x", 1)
     number = backend.publish(message, unique("missing"), "key")
     # As when another thread reads the broker's objection.
-    connection.connection.wait_for(lambda: backend.confirms is None, 5)
+    connection.connection.wait_for(lambda: not backend.is_open, 5)
 
     with pytest.raises((ChannelError, ConnectionLost)):
         backend.wait_for_confirms([number], 5)
@@ -399,8 +399,7 @@ def test_confirms_of_the_next_channel_are_not_those_of_the_last(connection, uniq
     backend.confirm_select()
     message = backend.prepare_message(b"x", 1)
     lost = backend.publish(message, unique("missing"), "key")
-    connection.connection.wait_for(lambda: backend.confirms is None, 5)
-    backend.take_failure()
+    connection.connection.wait_for(lambda: not backend.is_open, 5)
     backend.confirm_select()
     arrived = backend.publish(message, "", "nowhere")
     backend.wait_for_confirms([arrived], 5)

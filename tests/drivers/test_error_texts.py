@@ -6,6 +6,7 @@ And never the password: every login here has one, and no error may show it.
 import socket
 import ssl
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -15,8 +16,10 @@ import pytest
 
 from carrot.backends.base import BaseBackend
 from carrot.connection import BrokerConnection
+from carrot.deadline import until
 from carrot.exceptions import (
     AccessRefused,
+    BrokerRefused,
     CarrotError,
     ChannelError,
     ConfigurationError,
@@ -29,9 +32,10 @@ from carrot.exceptions import (
     PreconditionFailed,
     ResourceLocked,
 )
-from carrot.messaging import Publisher
+from carrot.messaging import Consumer, Publisher
 from tests.brokers import RabbitMQ
 from tests.conftest import unavailable
+from tests.waiting import eventually
 
 PASSWORD = "s3cret-pass"
 MAX_MESSAGE_SIZE, CHANNEL_MAX = 4096, 4
@@ -635,18 +639,180 @@ def test_frame_that_the_broker_cannot_read(connect, driver, node):
     )
 
 
-def test_exchange_type_that_the_broker_lacks(connect, node):
-    backend = connect(port=node.port).create_backend()
+def test_channel_that_the_broker_does_not_know(connect, driver, node):
+    connection = connect(port=node.port)
+    connection.create_backend().qos(0, 1)
+    transport = connection.connection
+    sock = transport._link._sock if driver == "amqp" else transport._amqp.transport.sock
+    # basic.recover on channel 4, which was never opened.
+    sock.sendall(b"\x01\x00\x04\x00\x00\x00\x05\x00\x3c\x00\x6e\x01\xce")
 
     assert_raised(
-        lambda: backend.exchange_declare("late", "x-delayed-message", True, False),
+        lambda: connection.drain_events(timeout=5),
         ConnectionLost,
         lost(
-            "the broker has no exchange type 'x-delayed-message': correct exchange_type=, or "
-            "enable the plug-in that brings it (rabbitmq-plugins enable)",
+            "the broker can't read what it received (does a forked process share the connection, "
+            "or a proxy change what it passes on? else report a fault of the driver): "
+            "CHANNEL_ERROR - expected 'channel.open'",
             node,
         ),
     )
+
+
+# -- the broker refuses, and closes the connection
+
+
+class ClosingRefusal(NamedTuple):
+    """Something over which the broker closes the connection."""
+
+    name: str
+    do: Callable[[BaseBackend], object]
+    code: int
+    words: str
+    text: str
+
+
+def declare_typed_queue(backend: BaseBackend, type: str) -> str:
+    name = f"a {type}"
+    backend.queue_declare(name, True, False, False, arguments={"x-queue-type": type})
+    return name
+
+
+def limit_all_consumers_of_a_quorum_queue(backend: BaseBackend) -> None:
+    name = declare_typed_queue(backend, "quorum")
+    backend.qos(0, 5, apply_global=True)
+    backend.declare_consumer(name, False, callback=print, consumer_tag="tag")
+
+
+def consume_from_a_stream_without_acks(backend: BaseBackend) -> None:
+    name = declare_typed_queue(backend, "stream")
+    backend.qos(0, 5)
+    backend.declare_consumer(name, True, callback=print, consumer_tag="tag")
+
+
+def requeue_to_a_stream(backend: BaseBackend) -> None:
+    name, got = declare_typed_queue(backend, "stream"), []
+    backend.qos(0, 5)
+    backend.declare_consumer(name, False, callback=got.append, consumer_tag="tag")
+    publish("", name)(backend)
+    next(backend.consume(limit=1))
+    got[0].requeue()
+    backend.queue_purge("feed")  # anything that the broker answers
+
+
+IS_A_STREAM = "queue 'a stream' in virtual host '/' is a stream, "
+
+CLOSING_REFUSALS = (
+    ClosingRefusal(
+        "exchange type",
+        lambda backend: backend.exchange_declare("late", "x-delayed-message", True, False),
+        503,
+        "COMMAND_INVALID - unknown exchange type 'x-delayed-message'",
+        "the broker has no exchange type 'x-delayed-message': correct exchange_type=, or enable "
+        "the plug-in that brings it (rabbitmq-plugins enable); over this exchange.declare",
+    ),
+    ClosingRefusal(
+        "global prefetch of a quorum queue",
+        limit_all_consumers_of_a_quorum_queue,
+        540,
+        "NOT_IMPLEMENTED - queue 'a quorum' in vhost '/' does not support global qos",
+        "queue 'a quorum' in virtual host '/' does not support global qos, a prefetch that all "
+        "consumers of a channel share: leave out apply_global, or use a classic queue; over this "
+        "basic.consume",
+    ),
+    ClosingRefusal(
+        "get from a stream",
+        lambda backend: backend.get(declare_typed_queue(backend, "stream")),
+        540,
+        "NOT_IMPLEMENTED - basic.get not supported by stream queues queue 'a stream' in vhost '/'",
+        f"{IS_A_STREAM}which can't be read message by message: consume from it; over this "
+        "basic.get",
+    ),
+    ClosingRefusal(
+        "no_ack on a stream",
+        consume_from_a_stream_without_acks,
+        540,
+        "NOT_IMPLEMENTED - automatic acknowledgement not supported by stream queues queue "
+        "'a stream' in vhost '/'",
+        f"{IS_A_STREAM}which needs acks: consume with no_ack=False; over this basic.consume",
+    ),
+    ClosingRefusal(
+        "requeue to a stream",
+        requeue_to_a_stream,
+        540,
+        "NOT_IMPLEMENTED - basic.nack and basic.reject not supported by stream queues queue "
+        "'a stream' in vhost '/'",
+        f"{IS_A_STREAM}where a message can't be rejected or requeued: ack it; over this "
+        "basic.reject",
+    ),
+    ClosingRefusal(
+        "purge a stream",
+        lambda backend: backend.queue_purge(declare_typed_queue(backend, "stream")),
+        540,
+        "NOT_IMPLEMENTED - queue.purge not supported by stream queues queue 'a stream' in vhost "
+        "'/'",
+        f"{IS_A_STREAM}which can't be purged: delete it, or limit it with x-max-age or "
+        "x-max-length-bytes; over this queue.purge",
+    ),
+    ClosingRefusal(
+        "delete a quorum queue if it is empty",
+        lambda backend: backend.queue_delete(declare_typed_queue(backend, "quorum"), if_empty=True),
+        540,
+        "NOT_IMPLEMENTED - cannot delete queue 'a quorum' in vhost '/'. queue.delete operations "
+        "with if-empty flag set are not supported by quorum queues",
+        "queue 'a quorum' in virtual host '/' is a quorum queue, which can't be deleted on "
+        "condition: leave out if_empty; over this queue.delete",
+    ),
+    ClosingRefusal(
+        "an argument that the broker can't cope with",
+        declare_queue("broken", arguments={"x-queue-master-locator": "nowhere"}),
+        541,
+        "INTERNAL_ERROR",
+        "the broker failed, and its log says why (INTERNAL_ERROR): check the arguments of the "
+        "queue, the exchange or the consumer; over this request",
+    ),
+)
+
+
+@pytest.mark.parametrize("refusal", CLOSING_REFUSALS, ids=lambda refusal: refusal.name)
+def test_refusal_that_closes_the_connection_is_told_once(connect, node, refusal):
+    connection = connect(port=node.port)
+    backend, bystander = connection.create_backend(), connection.create_backend()
+    bystander.qos(0, 1)
+    transport = connection.connection
+
+    error = raised(lambda: refusal.do(backend))
+
+    assert type(error) is BrokerRefused
+    assert str(error) == (
+        f"{refusal.text} the broker closed the connection to 127.0.0.1:{node.port}, virtual host "
+        "'/'"
+    )
+    assert (error.code, error.text) == (refusal.code, refusal.words)
+    with pytest.raises(ConnectionLost):
+        transport.wait_for(lambda: False, timeout=5)
+
+    # A new use opens a new connection, for the one that was refused and for the others.
+    assert backend.queue_exists("feed")
+    assert bystander.queue_exists("feed")
+    assert connection.connection is not transport
+
+
+def test_loop_is_not_repeated_when_the_broker_refuses_it(connect, node):
+    losses = []
+    connection = connect(port=node.port)
+    connection.on_connection_lost = lambda error, interval: losses.append(error)
+    consumer = Consumer(connection, queue="refusing", queue_type="quorum", callbacks=[print])
+    consumer.qos(prefetch_count=5, apply_global=True)
+
+    error = raised(lambda: consumer.wait(limit=1, timeout=10))
+
+    assert type(error) is BrokerRefused
+    assert "queue 'refusing' in virtual host '/' does not support global qos" in str(error)
+    assert losses == []
+
+
+# -- not in time
 
 
 def test_broker_that_is_blocked_by_an_alarm(connect, driver, node):
@@ -667,6 +833,41 @@ def test_broker_that_is_blocked_by_an_alarm(connect, driver, node):
         "the broker confirmed nothing within 1 seconds: it may or may not have the message "
         f"({why[driver]})"
     )
+
+
+def test_time_out_says_no_password(connect, node):
+    connection = connect(f"amqp://ann:{PASSWORD}@127.0.0.1:{node.port}//")
+    connection.connect()
+
+    error = raised(lambda: connection.drain_events(timeout=0.1))
+
+    assert type(error) is OperationTimeout
+    assert str(error) == (
+        f"nothing came from 127.0.0.1:{node.port}, virtual host '/' within 0.1 seconds"
+    )
+
+
+def test_time_out_behind_another_thread_says_no_password(connect):
+    with listening() as port:
+        connection = connect(f"amqp://ann:{PASSWORD}@127.0.0.1:{port}//", connect_timeout=5)
+        opening = threading.Thread(target=lambda: suppressed(connection.connect), daemon=True)
+        opening.start()
+        eventually(connection._opening.locked, within=5)
+
+        with until(time.monotonic() + 0.1):
+            error = raised(connection.reopen)
+        connection.close()
+
+    assert type(error) is OperationTimeout
+    assert str(error) == (
+        "no connection to 127.0.0.1 within 0.1 seconds: another thread is still trying to make it"
+    )
+    opening.join(10)
+
+
+def suppressed(do: Callable[[], object]) -> None:
+    with suppress(CarrotError):
+        do()
 
 
 # -- TLS as people deploy it

@@ -1,4 +1,4 @@
-"""What only the memory driver does: worlds, its clock, waking threads, the broker's own details.
+"""What only the memory driver does: virtual hosts, its clock, waking threads, the broker's details.
 
 What it shares with RabbitMQ is in tests/conformance.
 """
@@ -604,6 +604,109 @@ class TestDeliveries:
         assert inbox == []
         assert drain(channel, "q") == [b"1"]
 
+    @pytest.mark.parametrize("close", ["channel", "connection"])
+    def test_what_a_closing_client_gives_back_is_back_before_another_is_served(
+        self, broker: VirtualHost, channel: Channel, close: str
+    ) -> None:
+        declare(channel, "q")
+        send(channel, "q", *(b"%d" % number for number in range(6)))
+        closing = Connection(broker)
+        channels = [closing.channel() for _ in range(2)]
+        for number in range(4):
+            channels[number % 2].get("q")
+        channels[0].qos(1, apply_global=False)
+        channels[0].consume("q", "c", False, Inbox())
+        inbox = Inbox()
+        channel.consume("q", "other", False, inbox)
+        send(channel, "q", b"6")
+
+        if close == "connection":
+            closing.close()
+            back = [b"0", b"1", b"2", b"3", b"4"]
+        else:
+            channels[0].close()
+            back = [b"0", b"2", b"4"]
+
+        assert inbox.bodies == [b"5", b"6", *back]
+        assert [message.redelivered for _, message in inbox] == [False, False] + [True] * len(back)
+
+    def test_nack_puts_several_back_before_a_consumer_is_served(self, channel: Channel) -> None:
+        declare(channel, "q")
+        send(channel, "q", *(b"%d" % number for number in range(6)))
+        for _ in range(4):
+            channel.get("q")
+        other, inbox = channel.connection.channel(), Inbox()
+        other.consume("q", "other", False, inbox)
+
+        channel.nack(3, multiple=True)
+
+        assert inbox.bodies == [b"4", b"5", b"0", b"1", b"2"]
+        assert list(channel.unacked.messages) == [4]
+
+    def test_nack_of_several_queues_puts_all_back_first(self, channel: Channel) -> None:
+        inbox = Inbox()
+        declare(channel, "b")
+        declare(channel, "a", max_length=1, dead_letter_exchange="", dead_letter_routing_key="b")
+        for name in ("a", "b"):
+            send(channel, name, name.encode())
+            channel.get(name)
+        channel.qos(1, apply_global=False)
+        channel.consume("b", "c", True, inbox)
+        send(channel, "a", b"pushes a out")
+
+        channel.nack(0, multiple=True)
+
+        # The older message of a is dropped from its full queue, and is the last to reach b.
+        assert inbox.bodies == [b"b", b"a"]
+
+    def test_nack_with_tag_0_and_multiple_puts_everything_back(self, channel: Channel) -> None:
+        declare(channel, "q")
+        send(channel, "q", *(b"%d" % number for number in range(4)))
+        channel.qos(3, apply_global=False)
+        inbox = Inbox()
+        channel.consume("q", "c", False, inbox)
+        channel.cancel("c")
+        channel.get("q")
+
+        channel.nack(0, multiple=True)
+        channel.nack(0, multiple=True)
+
+        assert drain(channel, "q") == [b"0", b"1", b"2", b"3"]
+        assert channel.unacked.by_consumers == 0
+
+    def test_nack_without_requeue_dead_letters_in_order(self, channel: Channel) -> None:
+        dead = declare(channel, "dead")
+        declare(channel, "q", dead_letter_exchange="", dead_letter_routing_key=dead)
+        send(channel, "q", *(b"%d" % number for number in range(3)))
+        for _ in range(3):
+            channel.get("q")
+
+        channel.nack(2, multiple=True, requeue=False)
+
+        assert drain(channel, dead) == [b"0", b"1"]
+
+    def test_nack_gives_a_consumer_credit(self, channel: Channel) -> None:
+        declare(channel, "q")
+        send(channel, "q", *(b"%d" % number for number in range(4)))
+        channel.qos(2, apply_global=False)
+        inbox = Inbox()
+        channel.consume("q", "c", False, inbox)
+
+        channel.nack(0, multiple=True, requeue=False)
+        channel.nack(0, multiple=True, requeue=True)
+
+        assert inbox.bodies == [b"0", b"1", b"2", b"3", b"2", b"3"]
+
+    @pytest.mark.parametrize(("tag", "multiple"), [(0, False), (9, False), (9, True)])
+    def test_nack_of_an_unknown_tag_closes_the_channel(
+        self, channel: Channel, tag: int, multiple: bool
+    ) -> None:
+        with pytest.raises(PreconditionFailed) as caught:
+            channel.nack(tag, multiple)
+
+        assert caught.value.text == f"PRECONDITION_FAILED - unknown delivery tag {tag}"
+        assert not channel.is_open
+
     def test_ack_of_several_takes_all_up_to_the_tag(self, channel: Channel) -> None:
         declare(channel, "q")
         send(channel, "q", *(b"%d" % number for number in range(4)))
@@ -623,7 +726,7 @@ class TestDeliveries:
         channel.ack(0, multiple=True)
         channel.ack(0, multiple=True)
 
-        assert channel.unacked == {}
+        assert channel.unacked.messages == {}
 
     @pytest.mark.parametrize(("tag", "multiple"), [(0, False), (9, False), (9, True)])
     def test_unknown_tag_closes_the_channel(
@@ -727,7 +830,99 @@ class TestDeliveries:
             channel.ack(1)
 
 
+class TestSingleActiveConsumer:
+    @pytest.fixture
+    def queue(self, channel: Channel) -> str:
+        return declare(channel, "q", single_active_consumer=True)
+
+    @staticmethod
+    def consume(channel: Channel, prefetch: int = 0) -> tuple[Channel, Inbox]:
+        """A consumer on a channel of its own."""
+        own, inbox = channel.connection.channel(), Inbox()
+        own.qos(prefetch, apply_global=False)
+        own.consume("q", "c", False, inbox)
+        return own, inbox
+
+    def test_oldest_consumer_gets_everything(self, channel: Channel, queue: str) -> None:
+        _, first = self.consume(channel, prefetch=2)
+        _, second = self.consume(channel)
+
+        send(channel, queue, b"1", b"2", b"3")
+
+        assert (first.bodies, second.bodies) == ([b"1", b"2"], [])
+        assert channel.queue_declare(queue, arguments={"x-single-active-consumer": True})[2] == 2
+
+    def test_active_consumer_gets_more_when_it_acks(self, channel: Channel, queue: str) -> None:
+        own, first = self.consume(channel, prefetch=1)
+        _, second = self.consume(channel)
+        send(channel, queue, b"1", b"2", b"3")
+
+        own.ack(1)
+        own.ack(2)
+
+        assert (first.bodies, second.bodies) == ([b"1", b"2", b"3"], [])
+
+    def test_next_consumer_goes_on_when_the_active_one_is_cancelled(
+        self, channel: Channel, queue: str
+    ) -> None:
+        own, _ = self.consume(channel, prefetch=2)
+        _, second = self.consume(channel)
+        send(channel, queue, b"1", b"2", b"3")
+
+        own.cancel("c")
+
+        assert second.bodies == [b"3"]
+
+    @pytest.mark.parametrize("close", ["channel", "connection"])
+    def test_next_consumer_gets_what_the_closed_one_held_in_order(
+        self, broker: VirtualHost, channel: Channel, queue: str, close: str
+    ) -> None:
+        own, _ = self.consume(Connection(broker).channel(), prefetch=3)
+        _, second = self.consume(channel, prefetch=4)
+        send(channel, queue, *(b"%d" % number for number in range(6)))
+        own.ack(1)
+
+        if close == "channel":
+            own.close()
+        else:
+            own.connection.close()
+
+        assert second.bodies == [b"1", b"2", b"3", b"4"]
+
+    def test_passive_consumer_that_ends_changes_nothing(self, channel: Channel, queue: str) -> None:
+        _, first = self.consume(channel)
+        own, _ = self.consume(channel)
+
+        own.close()
+        send(channel, queue, b"1")
+
+        assert first.bodies == [b"1"]
+
+    def test_nack_gives_back_to_the_active_consumer(self, channel: Channel, queue: str) -> None:
+        own, first = self.consume(channel, prefetch=2)
+        _, second = self.consume(channel)
+        send(channel, queue, b"1", b"2", b"3")
+
+        own.nack(0, multiple=True)
+
+        assert (first.bodies, second.bodies) == ([b"1", b"2", b"1", b"2"], [])
+
+
 class TestTopology:
+    def test_chain_of_auto_delete_exchanges_goes_with_its_end(self, channel: Channel) -> None:
+        names = [f"e{number}" for number in range(2000)]
+        channel.exchange_declare("stays", "fanout")
+        for name in names:
+            channel.exchange_declare(name, "fanout", auto_delete=True)
+        for source, destination in zip(["stays", *names], names, strict=False):
+            channel.exchange_bind(destination, source)
+
+        channel.exchange_delete(names[-1])
+
+        exchanges = channel.connection.broker.exchanges
+        assert [name for name in names if name in exchanges] == []
+        assert not exchanges["stays"].outgoing
+
     def test_alternate_exchanges_may_form_a_cycle(self, channel: Channel) -> None:
         for name, other in ("ab", "ba"):
             channel.exchange_declare(name, "direct", arguments={"alternate-exchange": other})
@@ -958,7 +1153,6 @@ class TestRefusals:
         [
             ("x-queue-type", "quorum"),
             ("x-queue-type", "stream"),
-            ("x-single-active-consumer", True),
         ],
     )
     def test_missing_feature_is_named(self, channel: Channel, argument: str, value: Any) -> None:
@@ -1088,7 +1282,7 @@ class TestRefusals:
 
 @pytest.fixture
 def url(unique: Callable[..., str]) -> str:
-    return f"memory://{unique('world')}/"
+    return f"memory://{unique('vhost')}/"
 
 
 @pytest.fixture
@@ -1106,11 +1300,11 @@ def publish(backend: BaseBackend, queue: str, body: bytes = b"x", **properties: 
     backend.publish(backend.prepare_message(body, 1, **properties), "", queue)
 
 
-class TestWorlds:
+class TestBrokers:
     @pytest.mark.parametrize(
         "other", ["memory://{0}:1234/", "memory://{0}/other", "memory://not-{0}/"]
     )
-    def test_host_port_and_virtual_host_each_make_another_world(
+    def test_host_port_and_virtual_host_each_make_another_broker(
         self, backend: BaseBackend, url: str, other: str
     ) -> None:
         backend.queue_declare("q", False, False, False)
@@ -1118,19 +1312,19 @@ class TestWorlds:
         with BrokerConnection(other.format(url.split("/")[2])) as elsewhere:
             assert not elsewhere.create_backend().queue_exists("q")
 
-    def test_world_outlives_its_connections(self, url: str) -> None:
+    def test_broker_outlives_its_connections(self, url: str) -> None:
         with BrokerConnection(url) as first:
             first.create_backend().queue_declare("q", False, False, False)
 
         with BrokerConnection(url) as second:
             assert second.create_backend().queue_exists("q")
 
-    def test_default_world_has_no_port(self) -> None:
+    def test_default_broker_has_no_port(self) -> None:
         with BrokerConnection("memory://") as connection:
             assert connection.host == "localhost"
             assert connection.create_backend().default_port is None
 
-    def test_reset_empties_a_world_and_its_connections_go_on(
+    def test_reset_empties_a_broker_and_its_connections_go_on(
         self, backend: BaseBackend, url: str
     ) -> None:
         backend.exchange_declare("x", "topic", False, False)
@@ -1160,7 +1354,7 @@ class TestWorlds:
         with pytest.raises(ConsumerCancelled):
             next(backend.consume())
 
-    def test_reset_of_a_world_that_nobody_knows_is_harmless(self, url: str) -> None:
+    def test_reset_of_an_unknown_broker_is_harmless(self, url: str) -> None:
         memory.reset(url)
 
     def test_old_public_name_is_the_same_driver(self) -> None:
@@ -1175,7 +1369,7 @@ class TestTheChannelsLife:
         publish(backend, "q")
         message = backend.get("q")
         assert message is not None
-        generation = backend.generation
+        life = backend.life
 
         with pytest.raises(NotFound):
             backend.get("missing")
@@ -1185,7 +1379,7 @@ class TestTheChannelsLife:
         again = backend.get("q")
         assert again is not None
         assert again.redelivered
-        assert backend.generation > generation
+        assert backend.life is not life
 
     @pytest.mark.parametrize(
         "refused",
@@ -1226,7 +1420,7 @@ class TestTheChannelsLife:
 
     def test_closed_transport_refuses_every_use(self, connection: BrokerConnection) -> None:
         transport = connection.connect()
-        raw = transport.channel()
+        raw = transport.channel().native
 
         transport.close()
         transport.close()
@@ -1249,24 +1443,25 @@ class TestTheChannelsLife:
     ) -> None:
         backend.queue_declare("q", False, False, False)
         backend.declare_consumer("q", False, lambda message: None, "c")
-        backend._forget_channel()
+        life = backend.life
+        backend.close()
 
         with BrokerConnection(url) as other:
             publish(other.create_backend(), "q")
             other.create_backend().queue_delete("q")
 
-        assert not backend.inbox
+        assert not life.inbox
         assert not backend.queue_exists("q")
 
     def test_refusal_that_comes_late_leaves_the_next_channel_alone(
         self, backend: BaseBackend
     ) -> None:
-        late = backend.channel
+        late = backend.lives.live()
         with pytest.raises(NotFound):
             backend.get("missing")
         current = backend.channel
 
-        backend._refused(late)  # type: ignore[attr-defined]
+        late.end(NotFound("it comes late"))
 
         assert backend.channel is current
 
@@ -1417,7 +1612,7 @@ class TestWaiting:
         consumer.declare_consumer("q", True, lambda message: None, "c")
         previous = signal.signal(signal.SIGUSR1, lambda *_: consumer.stop())
         try:
-            with connection.connect().lock:  # type: ignore[attr-defined]
+            with connection.connect()._connection.broker.lock:  # type: ignore[attr-defined]
                 os.kill(os.getpid(), signal.SIGUSR1)
 
             assert list(consumer.consume()) == []
@@ -1454,7 +1649,7 @@ class TestWaiting:
         consumer.declare_consumer("q", True, callback, "c")
         publish(consumer, "q")
 
-        consumer.dispatch()
+        consumer.life.dispatch()
 
         assert len(others) == 1
 

@@ -19,7 +19,7 @@ import stomp
 
 from carrot.backends import get_backend_cls
 from carrot.backends.pystomp import Backend
-from carrot.backends.pystomp.channel import Channel
+from carrot.backends.pystomp.polling import Polling
 from carrot.connection import BrokerConnection
 from carrot.exceptions import (
     AccessRefused,
@@ -521,7 +521,7 @@ def test_a_forgotten_consumer_gives_back_what_it_holds(
     consumer.consume()
     backend = consumer.backend
     Publisher(connection, routing_key=queue).send("x")
-    connection.connection.wait_for(partial(bool, backend.inbox), 10)
+    connection.connection.wait_for(partial(bool, backend.life.inbox), 10)
     del consumer, backend
     gc.collect()
 
@@ -629,7 +629,7 @@ def test_exclusive_queues_that_are_over_are_forgotten(
         Consumer(connection, unique("private"), exclusive=True).close()
     consumer = Consumer(connection, unique("private"), exclusive=True)
 
-    known = consumer.backend._declared._queues
+    known = consumer.backend.channel._declared._queues
     assert [name for name in known if name.startswith("private")] == [consumer.queue]
 
 
@@ -787,7 +787,7 @@ def test_an_error_that_belongs_to_no_request_ends_the_connection(
     connection: BrokerConnection, unique: Unique
 ) -> None:
     consumer = Consumer(connection, unique())
-    consumer.backend.channel._line.write(b"NONSENSE\n\n\0")
+    consumer.backend.channel._view.write(b"NONSENSE\n\n\0")
 
     with pytest.raises(ConnectionLost, match="NONSENSE"):
         consumer.fetch()
@@ -813,17 +813,17 @@ def test_ack_of_many_settles_nothing_that_the_program_has_not_got(
     seen: list[Message] = []
     backend.qos(0, 1)
     backend.declare_consumer(queue, False, seen.append, "first")
-    transport, channel = connection.connection, backend.channel
-    transport.wait_for(lambda: len(channel.unsettled) == 2, 10)
-    assert len(backend.inbox) == 1
+    transport, life = connection.connection, backend.life
+    transport.wait_for(lambda: len(life.channel._window.unsettled) == 2, 10)
+    assert len(life.inbox) == 1
     backend.declare_consumer(other, False, seen.append, "second")
-    transport.wait_for(lambda: len(backend.inbox) == 2, 10)
-    while backend.inbox:
-        backend.dispatch()
+    transport.wait_for(lambda: len(life.inbox) == 2, 10)
+    while life.inbox:
+        life.dispatch()
 
     backend.ack(seen[-1].delivery_tag, multiple=True)
-    transport.wait_for(lambda: backend.inbox, 10)
-    backend.dispatch()
+    transport.wait_for(lambda: life.inbox, 10)
+    life.dispatch()
 
     assert sorted(message.payload for message in seen) == ["elsewhere", "one of two", "the other"]
     seen[-1].ack()
@@ -863,7 +863,7 @@ def test_a_binding_that_failed_at_first_reaches_those_who_consume_already(
     with BrokerConnection(stomp_url) as other, closing(other.create_backend()) as backend:
         backend.exchange_declare(exchange, "direct", True, False)
         with monkeypatch.context() as patch:
-            patch.setattr(Channel, "establish", Mock(side_effect=ConnectionLost("cut")))
+            patch.setattr(Polling, "establish", Mock(side_effect=ConnectionLost("cut")))
             with pytest.raises(ConnectionLost):
                 backend.queue_bind(consumer.queue, exchange, "key")
 

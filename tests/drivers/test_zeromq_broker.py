@@ -342,7 +342,7 @@ def test_handshake_that_takes_too_long_is_given_up():
 
 
 def test_client_that_is_frozen_is_dropped_after_two_heartbeats(zeromq, unique):
-    url = zeromq.world(unique("world"))
+    url = zeromq.world(unique("vhost"))
     program = (
         "import sys\n"
         "from carrot import BrokerConnection, Consumer\n"
@@ -379,6 +379,33 @@ def test_broker_that_stood_still_blames_nobody(unique):
 
         assert consumer.fetch() is None
         assert connection.connection is transport
+
+
+# -- the command
+
+
+@pytest.mark.parametrize("module", ["carrot.server", "carrot.backends.zeromq"])
+def test_command_serves_until_it_is_stopped_and_logs_in_short_lines(module):
+    command = [sys.executable, "-m", module, "--bind", ANYWHERE]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        served = process.stdout.readline().removeprefix("ready: ").strip()
+        with BrokerConnection(served, reconnect=False) as connection:
+            transport = connection.connect()
+            transport.write(b"\xff" * 100)
+            with pytest.raises(ConnectionLost):
+                transport.wait_for(lambda: False, 10)
+
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=10)
+
+    assert process.returncode == 0
+    (line,) = said.splitlines()
+    assert (
+        "WARNING carrot.server: dropped a client (user guest, virtual host /): FRAME_ERROR" in line
+    )
 
 
 # -- the broker ends

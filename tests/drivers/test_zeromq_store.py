@@ -365,8 +365,8 @@ def test_what_came_and_went_between_two_commits_was_never_written(path):
     store = Store(path)
     statements: list[str] = []
     store._db.set_trace_callback(statements.append)
-    (world,) = store.worlds() or [_world(store)]
-    channel = _channel(world)
+    (virtual_host,) = store.virtual_hosts() or [_virtual_host(store)]
+    channel = _channel(virtual_host)
     channel.queue_declare("feed", durable=True)
     store.commit()
     statements.clear()
@@ -379,13 +379,13 @@ def test_what_came_and_went_between_two_commits_was_never_written(path):
     assert not [statement for statement in statements if "messages" in statement]
 
 
-def _world(store: Store):
+def _virtual_host(store: Store):
     from carrot.server.virtual_host import ServedVirtualHost  # beside its only user
 
     return ServedVirtualHost("/", store)
 
 
-def _channel(world):
+def _channel(virtual_host):
     from carrot.server.virtual_host import RemoteConnection  # the same
 
-    return RemoteConnection(world, "guest").channel()
+    return RemoteConnection(virtual_host, "guest").channel()

@@ -6,8 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Thread
@@ -16,7 +15,6 @@ import pytest
 
 from carrot import BrokerConnection, Publisher
 from carrot.backends.base import BaseBackend
-from tests.brokers import ZeroMQ
 from tests.waiting import eventually
 
 ROOT = Path(__file__).parents[2]
@@ -65,55 +63,6 @@ NOT_OVER_ACTIVEMQ = {
 }
 # Run in tests of their own: one has no end, the other is no program.
 OTHERS = {"worker", "spool_backend"}
-
-# What the programs declare and leave behind, as programs do.
-QUEUES = [
-    "feed",
-    "squares",
-    "orders",
-    "orders-later",
-    "orders-failed",
-    "notify-mail",
-    "notify-text",
-]
-EXCHANGES = [
-    "feed",
-    "orders",
-    "orders-later",
-    "orders-failed",
-    "notify-mail",
-    "notify-text",
-    "logs",
-]
-
-
-@pytest.fixture
-def clean_zeromq(zeromq: ZeroMQ, unique: Callable[..., str]) -> str:
-    """The URL of a ZeroMQ broker's empty virtual host."""
-    return zeromq.world(unique("examples"))
-
-
-@pytest.fixture
-def clean_rabbitmq(amqp_url: str) -> Iterator[str]:
-    """The URL of a RabbitMQ without the names that the examples use, before and after."""
-
-    def clean() -> None:
-        with BrokerConnection(amqp_url) as janitor, closing(janitor.channel()) as channel:
-            for queue in QUEUES:
-                channel.queue_delete(queue)
-            for exchange in EXCHANGES:
-                channel.exchange_delete(exchange)
-
-    clean()
-    yield amqp_url
-    clean()
-
-
-@pytest.fixture(params=["rabbitmq", "zeromq"])
-def clean_broker(request: pytest.FixtureRequest) -> str:
-    """The URL of each broker in turn, without the names that the examples use."""
-    url: str = request.getfixturevalue(f"clean_{request.param}")
-    return url
 
 
 def environment(url: str | None) -> dict[str, str]:
@@ -272,6 +221,26 @@ def test_two_workers_share_the_feeds_and_each_is_imported_once(clean_broker: str
 
     assert codes == [0, 0]
     assert sorted(lines) == sorted(f"received  {feed}" for feed in feeds)
+
+
+def test_a_worker_that_is_killed_loses_no_feed(clean_broker: str) -> None:
+    # So many that the first worker is not through with them when it is killed.
+    feeds = [f"https://example.org/{number}.rss" for number in range(1000)]
+    run("send_feeds", clean_broker, *feeds)
+    with Worker(clean_broker) as worker:
+        lines = {worker.next_line() for _ in range(10)}
+        worker.stop(signal.SIGKILL)
+        with suppress(AssertionError):
+            while True:
+                lines.add(worker.next_line(within=0.2))
+
+    with Worker(clean_broker) as worker:
+        assert worker.next_line() == "waiting for feeds"
+        while not {f"received  {feed}" for feed in feeds} <= lines:
+            lines.add(worker.next_line())
+        code = worker.stop(signal.SIGTERM)
+
+    assert code == 0
 
 
 def _is_empty(channel: BaseBackend) -> bool:

@@ -328,5 +328,33 @@ def test_its_capabilities_leave_out_what_it_refuses() -> None:
 
     assert capabilities.confirms
     assert capabilities.mandatory
-    assert not capabilities.priorities
-    assert not capabilities.dead_letters
+    for refused in ("priorities", "dead_letters", "exclusive", "auto_delete", "global_prefetch"):
+        assert not getattr(capabilities, refused)
+
+
+def test_a_refusal_ends_the_channel_and_puts_back_what_it_held(
+    publisher: Publisher, consumer: Consumer, connect: Connect
+) -> None:
+    publisher.send("held")
+    message = consumer.fetch()
+
+    with pytest.raises(PreconditionFailed):
+        consumer.backend.ack(99)
+
+    with pytest.raises(ConnectionLost):
+        message.ack()
+    again = Consumer(connect(), queue="feed").fetch()
+    assert (again.payload, again.redelivered) == ("held", True)
+
+
+def test_what_a_cancelled_consumer_has_not_seen_goes_back(
+    publisher: Publisher, consumer: Consumer, connect: Connect
+) -> None:
+    publisher.send_many(["seen", "unseen"])
+    consumer.register_callback(lambda data, message: message.ack())
+    consumer.wait(limit=1)
+
+    consumer.cancel()
+
+    again = Consumer(connect(), queue="feed").fetch()
+    assert again.payload == "unseen"

@@ -460,8 +460,9 @@ def test_the_last_message_is_processed_though_the_connection_goes_then(proxy, un
 
         consumer.register_callback(receive)
         consumer.wait(limit=1, timeout=10)
-        consumer.backend.queue_delete(consumer.queue)
 
+    with BrokerConnection(proxy.url) as other:
+        other.channel().queue_delete(consumer.queue)
     assert received == ["x"]
 
 

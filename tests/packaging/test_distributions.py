@@ -30,8 +30,8 @@ LEFT_OUT = shutil.ignore_patterns(
 # What is in the sdist, for building, testing and reading.
 SHIPPED = (
     "AUTHORS", "Changelog", "LICENSE", "MANIFEST.in", "Makefile", "README.rst", "pyproject.toml",
-    "setup.py", ".ci/run", "carrot/__init__.py", "carrot/py.typed", "docs/conf.py",
-    "examples/feed.py", "tests/conftest.py", "tests/brokers/install.sh",
+    "setup.py", ".ci/run", ".ci/install", ".ci/venv", "carrot/__init__.py", "carrot/py.typed",
+    "docs/conf.py", "examples/feed.py", "tests/conftest.py", "tests/brokers/install.sh",
     "tests/packaging/test_distributions.py",
 )  # fmt: skip
 

@@ -5,12 +5,44 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Self
 
-from carrot.backends.base import BaseBackend, BaseTransport, Capabilities
+from carrot.backends.base import (
+    BaseChannel,
+    BaseTransport,
+    Capabilities,
+    Exchange,
+    Queue,
+    QueueDeclared,
+)
+from carrot.backends.seam.backend import Backend as SeamBackend
 from carrot.settings import ConnectionSettings
 
 
 def _nothing(self: object, *args: object, **kwargs: object) -> None:
     """An operation that succeeds."""
+
+
+class Channel(BaseChannel):
+    """Every operation succeeds, and does nothing."""
+
+    is_open = True
+
+    delete_exchange = bind = unbind = confirm_select = qos = subscribe = unsubscribe = _nothing
+    get = publish = ack = nack = reject = _nothing
+
+    def declare(self, entity: Exchange | Queue) -> QueueDeclared | None:
+        return None if isinstance(entity, Exchange) else self.inspect(entity.name)
+
+    def inspect(self, queue: str) -> QueueDeclared:
+        return QueueDeclared(queue, 0, 0)
+
+    def delete_queue(self, queue: str, if_unused: bool, if_empty: bool) -> int:
+        return 0
+
+    def purge(self, queue: str) -> int:
+        return 0
+
+    def close(self) -> None:
+        self.is_open = False
 
 
 class FakeTransport(BaseTransport):
@@ -34,8 +66,8 @@ class FakeTransport(BaseTransport):
             raise cls.errors.pop(0)
         return cls()
 
-    def channel(self) -> object:
-        return object()
+    def channel(self) -> Channel:
+        return Channel()
 
     def wait_for(self, ready: Callable[[], object], timeout: float | None = None) -> None:
         assert ready() is None, "the fake has nothing to deliver"
@@ -44,17 +76,11 @@ class FakeTransport(BaseTransport):
         self.is_open = False
 
 
-class Backend(BaseBackend):
-    """Every operation succeeds, and does nothing."""
+class Backend(SeamBackend):
+    """A channel of the driver without a broker."""
 
     transport_cls: ClassVar[type[BaseTransport]] = FakeTransport
     capabilities: ClassVar[Capabilities] = Capabilities()
-
-    _open_channel = _close_channel = _confirm_select = _qos = _nothing  # type: ignore[assignment]
-    exchange_declare = exchange_delete = exchange_bind = exchange_unbind = _nothing
-    queue_declare = queue_bind = queue_unbind = queue_exists = _nothing  # type: ignore[assignment]
-    queue_purge = queue_delete = get = publish = _nothing  # type: ignore[assignment]
-    _subscribe = _unsubscribe = ack = reject = requeue = _nothing
 
 
 def make_driver(errors: Iterable[Exception] = ()) -> type[Backend]:

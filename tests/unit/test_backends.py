@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from carrot.backends import BACKEND_ALIASES, get_backend_cls, known_names
-from carrot.backends.base import BaseBackend, Capabilities
+from carrot.backends import BACKEND_ALIASES, base, get_backend_cls, known_names
+from carrot.backends.base import BaseChannel, BaseTransport, Capabilities
+from carrot.backends.seam.backend import Backend
 from carrot.exceptions import BackendNotFound, NotSupported
 from tests.unit import fake_driver
 
@@ -128,15 +130,33 @@ def test_an_entry_point_that_is_no_driver_is_told(name: str, says: str) -> None:
     assert says in str(caught.value)
 
 
-def test_a_half_written_driver_fails_when_it_is_built() -> None:
-    class Half(BaseBackend):
-        transport_cls = fake_driver.FakeTransport
+def test_a_half_written_channel_fails_when_it_is_made() -> None:
+    class Half(BaseChannel):
+        def ack(self, delivery_tag: Any, multiple: bool = False) -> None:
+            """All that it can do."""
 
     with pytest.raises(TypeError, match="abstract") as caught:
-        Half(connection=None)  # type: ignore[abstract, arg-type]
+        Half()  # type: ignore[abstract]
 
-    for operation in ("publish", "ack", "queue_declare"):
+    for operation in ("publish", "nack", "declare"):
         assert operation in str(caught.value)
+
+
+def test_a_half_written_transport_fails_when_it_is_made() -> None:
+    class Half(BaseTransport):
+        def interrupt(self) -> None:
+            """All that it can do."""
+
+    with pytest.raises(TypeError, match="abstract") as caught:
+        Half()  # type: ignore[abstract]
+
+    for operation in ("open", "channel", "wait_for"):
+        assert operation in str(caught.value)
+
+
+def test_the_old_name_of_the_backend_class_is_still_there() -> None:
+    assert base.BaseBackend is Backend
+    assert issubclass(fake_driver.Backend, base.BaseBackend)
 
 
 def test_a_driver_refuses_what_it_cannot_do_by_its_name() -> None:

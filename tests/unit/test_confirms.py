@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from carrot.backends.confirms import Confirms, merged
+from carrot.backends.seam.confirms import Confirms, merged
 from carrot.exceptions import (
-    ChannelError,
     ContentTooLarge,
     Nacked,
     NotFound,
@@ -15,6 +14,7 @@ from carrot.exceptions import (
     Unroutable,
 )
 from carrot.message import Message
+from carrot.remedies import channel_error
 
 A, B, C = (Message(body=body) for body in (b"a", b"b", b"c"))
 
@@ -245,18 +245,6 @@ def test_a_return_is_of_the_message_with_the_same_headers() -> None:
         confirms.raise_failures(numbers[1:])
 
 
-def test_numbers_of_the_next_channel_go_on_where_the_last_one_ended() -> None:
-    first = Confirms()
-    publish(first, A, B)
-
-    second = Confirms(first.next)
-    numbers = publish(second, C)
-    second.settle(1, multiple=False, taken=True)
-
-    assert numbers == [3]
-    assert second.all_settled(numbers)
-
-
 def test_a_message_that_nobody_waited_for_is_not_taken_for_confirmed():
     confirms = Confirms()
     one, other = publish(confirms, A, B)
@@ -285,7 +273,7 @@ def test_a_closed_channel_is_blamed_on_the_messages_that_it_was_closed_for() -> 
 def test_a_message_that_is_too_large_is_blamed_and_no_other() -> None:
     confirms = Confirms()
     publish(confirms, A, Message(body=b"x" * 5000), B)
-    error = ChannelError.from_reply(
+    error = channel_error(
         406, "PRECONDITION_FAILED - message size 5000 is larger than configured max size 4096"
     )
 

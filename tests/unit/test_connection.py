@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from carrot.backends.seam.life import Life
 from carrot.connection import (
     AMQPConnection,
     AMQPConnectionException,
@@ -19,6 +20,7 @@ from carrot.connection import (
 from carrot.exceptions import (
     AccessRefused,
     BackendNotFound,
+    BrokerRefused,
     ChannelError,
     ConfigurationError,
     ConnectionFailed,
@@ -233,11 +235,11 @@ def test_several_hosts_are_named_in_its_errors() -> None:
         connection.connection  # noqa: B018
 
 
-def test_a_backend_that_opens_channels_again_and_again_is_listed_once() -> None:
+def test_a_life_that_is_attached_again_is_listed_once() -> None:
     transport = make_driver().transport_cls.open(BrokerConnection().settings)
-    one, other = make_driver()(BrokerConnection()), make_driver()(BrokerConnection())
-    for backend in (one, other, one):
-        transport.attach(backend)
+    one, other = Life(1, transport, transport.channel()), Life(2, transport, transport.channel())
+    for life in (one, other, one):
+        transport.attach(life)
 
     assert transport.backends == [other, one]
 
@@ -324,7 +326,7 @@ def test_the_errors_of_a_driver_are_those_of_its_class() -> None:
     connection = BrokerConnection(backend_cls=make_driver())
 
     assert connection.connection_errors == (ConnectionFailed, ConnectionLost)
-    assert connection.channel_errors == (ChannelError,)
+    assert connection.channel_errors == (ChannelError, BrokerRefused)
 
 
 # -- life
@@ -413,7 +415,7 @@ def test_an_attempt_that_failed_leaves_it_ready_for_the_next() -> None:
 def test_get_channel_is_a_channel_of_the_drivers_own_kind() -> None:
     connection = BrokerConnection(backend_cls=make_driver())
 
-    assert type(connection.get_channel()) is object
+    assert type(connection.get_channel()) is fake_driver.Channel
 
 
 def test_the_old_name_of_the_exception_catches_failed_and_lost_connections() -> None:

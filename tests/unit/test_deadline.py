@@ -1,52 +1,135 @@
-"""A thread's deadline: it only gets shorter inside a block, and is nobody else's."""
+"""Deadlines: values, and those of a thread, which only get shorter inside a block."""
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import threading
-import time
+from pathlib import Path
 
 import pytest
 
-from carrot.deadline import milliseconds, spelled, until, wait_to_hold, within
+import carrot.backends.sockets
+from carrot import deadline
+from carrot.deadline import (
+    Deadline,
+    bounded_by,
+    describe,
+    milliseconds,
+    now,
+    remaining,
+    shorter,
+    thread_deadline,
+    wait_to_hold,
+)
 from carrot.exceptions import OperationTimeout
+
+# -- the value
+
+
+def test_a_deadline_tells_what_is_left() -> None:
+    ahead = Deadline.after(10)
+
+    assert ahead.left is not None
+    assert 9 < ahead.left <= 10
+    assert not ahead.is_past
+
+
+def test_a_deadline_that_is_past_has_nothing_left() -> None:
+    past = Deadline.after(-1)
+
+    assert past.left == 0
+    assert past.is_past
+    assert Deadline.after(0).is_past
+
+
+def test_no_deadline_is_never_past() -> None:
+    assert Deadline.after(None) == Deadline.NEVER
+    assert Deadline.NEVER.left is None
+    assert not Deadline.NEVER.is_past
+
+
+def test_the_earlier_of_two_counts() -> None:
+    soon, late, never = Deadline(5.0), Deadline(7.0), Deadline.NEVER
+
+    assert soon.earlier(late) is soon
+    assert late.earlier(soon) is soon
+    assert never.earlier(late) is late
+    assert late.earlier(never) is late
+    assert never.earlier(never) is never
+
+
+def test_a_deadline_can_not_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Deadline.after(1).at = 5.0  # type: ignore[misc]
+
+
+# -- a thread's own
 
 
 def test_without_a_deadline_a_timeout_is_what_it_is() -> None:
-    assert within(None) is None
-    assert within(3) == 3
+    assert remaining(None) is None
+    assert remaining(3) == 3
+    assert thread_deadline() is Deadline.NEVER
 
 
-def test_the_inner_block_may_only_be_shorter() -> None:
-    now = time.monotonic()
-    with until(now + 10):
-        with until(now + 1000):
-            assert 9 < (within(None) or 0) <= 10
-        with until(now + 2):
-            assert 1 < (within(60) or 0) <= 2
-            assert within(0.5) == 0.5
-        with until(None):
-            assert 9 < (within(60) or 0) <= 10
-    assert within(None) is None
+def test_a_deadline_only_gets_shorter_inside_a_block() -> None:
+    with bounded_by(Deadline.after(10)):
+        with bounded_by(Deadline.after(1000)):
+            assert 9 < (remaining(None) or 0) <= 10
+        with bounded_by(Deadline.after(2)):
+            assert 1 < (remaining(60) or 0) <= 2
+            assert remaining(0.5) == 0.5
+        with bounded_by(Deadline.NEVER):
+            assert 9 < (remaining(60) or 0) <= 10
+    assert remaining(None) is None
+
+
+def test_a_moment_and_none_are_taken_for_deadlines() -> None:
+    with bounded_by(now() + 2), bounded_by(None):
+        assert 1 < (remaining(60) or 0) <= 2
 
 
 def test_a_deadline_that_is_over_leaves_nothing() -> None:
-    with until(time.monotonic() - 1):
-        assert within(None) == 0
+    with bounded_by(Deadline.after(-1)):
+        assert remaining(None) == 0
+
+
+def test_an_error_in_a_block_ends_its_deadline() -> None:
+    with pytest.raises(ZeroDivisionError), bounded_by(Deadline.after(1)):
+        raise ZeroDivisionError
+
+    assert thread_deadline() is Deadline.NEVER
 
 
 def test_other_threads_have_their_own() -> None:
     seen: list[float | None] = []
-    with until(time.monotonic() + 1):
-        thread = threading.Thread(target=lambda: seen.append(within(None)))
+    with bounded_by(Deadline.after(1)):
+        thread = threading.Thread(target=lambda: seen.append(remaining(None)))
         thread.start()
         thread.join(5)
     assert seen == [None]
 
 
-def test_it_is_spelled_for_people() -> None:
-    assert spelled(30) == "30 seconds"
-    assert spelled(0.5) == "0.5 seconds"
-    assert spelled(0.33333) == "0.33 seconds"
+# -- timeouts
+
+
+def test_it_is_described_for_people() -> None:
+    assert describe(30) == "30 seconds"
+    assert describe(0.5) == "0.5 seconds"
+    assert describe(0.33333) == "0.33 seconds"
+    assert describe(None) == "ever"
+
+
+def test_the_shorter_of_two_timeouts_counts() -> None:
+    assert shorter(1, 2) == shorter(2, 1) == shorter(None, 1) == shorter(1, None) == 1
+    assert shorter(None, None) is None
+
+
+def test_no_wait_is_longer_than_poll_can_count() -> None:
+    assert milliseconds(None) is None
+    assert milliseconds(1.5) == 1500
+    assert milliseconds(4e9) < 2**31
 
 
 def test_a_lock_is_waited_for_until_the_deadline() -> None:
@@ -63,19 +146,44 @@ def test_a_lock_is_waited_for_until_the_deadline() -> None:
     try:
         wait_to_hold(lock, "for nothing")  # without a deadline it doesn't wait: with does
         with (
-            until(time.monotonic() + 0.1),
+            bounded_by(Deadline.after(0.1)),
             pytest.raises(OperationTimeout, match=r"too long for nothing: 0.1"),
         ):
             wait_to_hold(lock, "for nothing")
     finally:
         release.set()
         thread.join(5)
-    with until(time.monotonic() + 5):
+    with bounded_by(Deadline.after(5)):
         wait_to_hold(lock, "for nothing")
         assert lock.acquire(blocking=False)
 
 
-def test_no_wait_is_longer_than_poll_can_count() -> None:
-    assert milliseconds(None) is None
-    assert milliseconds(1.5) == 1500
-    assert milliseconds(4e9) < 2**31
+# -- the clock
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *Path(carrot.backends.sockets.__file__).parent.glob("*.py"),
+        *(
+            Path(deadline.__file__).parent / name
+            for name in (
+                "exits.py",
+                "forks.py",
+                "retry.py",
+                "backends/transport.py",
+                "backends/amqp/transport.py",
+                "backends/zeromq/socket.py",
+            )
+        ),
+    ],
+    ids=lambda path: path.name,
+)
+def test_the_clock_is_read_in_one_file(path: Path) -> None:
+    assert not re.search(r"\bmonotonic\b|perf_counter", path.read_text())
+
+
+def test_the_names_of_before_are_the_same_functions() -> None:
+    assert deadline.until is bounded_by
+    assert deadline.within is remaining
+    assert deadline.spelled is describe

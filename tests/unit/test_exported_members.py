@@ -51,6 +51,7 @@ PUBLIC = {
 EXCEPTIONS = {
     "AccessRefused",
     "BackendNotFound",
+    "BrokerRefused",
     "CarrotError",
     "ChannelError",
     "ConfigurationError",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from contextlib import nullcontext
 from typing import Any
@@ -26,8 +27,6 @@ class Books:
     """
 
     def __init__(self, error: Exception | None = None) -> None:
-        self.generation = 1
-        self.settling = nullcontext()
         self.error = error
         self.settled: list[tuple[str, Any]] = []
 
@@ -44,6 +43,30 @@ class Books:
 
     def requeue(self, delivery_tag: Any) -> None:
         self._note("requeue", delivery_tag)
+
+
+class StubChannel:
+    """A driver's channel that notes what it is asked to settle."""
+
+    def __init__(self) -> None:
+        self.is_open = True
+        self.settled: list[tuple[str, Any]] = []
+
+    def ack(self, delivery_tag: Any, multiple: bool = False) -> None:
+        self.settled.append(("ack", delivery_tag))
+
+    def reject(self, delivery_tag: Any, requeue: bool) -> None:
+        self.settled.append(("requeue" if requeue else "reject", delivery_tag))
+
+
+class StubLife:
+    """The life of a channel, as a message knows it."""
+
+    def __init__(self) -> None:
+        self.channel = StubChannel()
+        self.over: Exception | None = None
+        self.settle_lock = nullcontext()
+        self.settled = 0
 
 
 def received(backend: Books | None = None, **options: Any) -> Message:
@@ -154,6 +177,44 @@ def test_what_is_not_accepted_is_not_decoded() -> None:
     assert caught.value.message is message
 
 
+def test_a_body_without_content_type_is_the_bytes_that_it_is() -> None:
+    assert Message(body=b"{}").payload == b"{}"
+    assert Message(body=b"{}", content_type="", content_encoding="utf-8").payload == b"{}"
+
+
+def test_a_body_without_content_type_is_what_the_default_says() -> None:
+    bare, typed = Message(body=b"{}"), Message(body=b"{}", content_type="text/plain")
+    for message in (bare, typed):
+        message.default_content_type = "application/json"
+
+    assert (bare.payload, typed.payload) == ({}, "{}")
+    assert bare.content_type is None
+
+
+def test_what_a_signal_raises_while_it_is_decoded_comes_out_and_it_can_be_decoded_later() -> None:
+    class TimeLimit(Exception):
+        """Of a soft time limit."""
+
+    def over(*_signal: object) -> None:
+        raise TimeLimit
+
+    def decoder(body: Any) -> Any:
+        if signal.getsignal(signal.SIGUSR1) is over:
+            signal.raise_signal(signal.SIGUSR1)
+        return body
+
+    message = received(decoder=decoder)
+    before = signal.signal(signal.SIGUSR1, over)
+    try:
+        with pytest.raises(TimeLimit):
+            message.decode()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+    assert not message.acknowledged
+    assert message.decode() == '{"a": 1}'
+
+
 # -- settling
 
 
@@ -207,15 +268,28 @@ def test_a_message_made_by_hand_cannot_be_settled(how: str) -> None:
 
 @pytest.mark.parametrize("how", SETTLE)
 def test_a_message_of_an_earlier_connection_is_never_settled_on_the_new_one(how: str) -> None:
-    backend = Books()
-    message = received(backend)
-    backend.generation += 1
+    life = StubLife()
+    message = Message(None, b"{}", 7)
+    message.life = life
+    life.channel.is_open = False
 
     with pytest.raises(ConnectionLost, match="the broker will redeliver it"):
         getattr(message, how)()
 
-    assert backend.settled == []
+    assert life.channel.settled == []
     assert not message.acknowledged
+
+
+@pytest.mark.parametrize("how", SETTLE)
+def test_a_delivery_is_settled_on_the_life_that_delivered_it(how: str) -> None:
+    life = StubLife()
+    message = Message(None, b"{}", 7)
+    message.life = life
+
+    getattr(message, how)()
+
+    assert life.channel.settled == [(how, 7)]
+    assert life.settled == 1
 
 
 @pytest.mark.parametrize("how", SETTLE)

@@ -9,12 +9,14 @@ from carrot.exceptions import (
     AccessRefused,
     ConnectionFailed,
     ConnectionLost,
+    ConsumerCancelled,
+    DecodeError,
     Nacked,
-    NotFound,
-    PreconditionFailed,
-    ResourceLocked,
+    OperationTimeout,
+    Unroutable,
 )
-from carrot.recovery import passes, recover
+from carrot.recovery import ErrorClass, classify, is_transient, recover
+from carrot.remedies import ClosedByBroker, broker_refused, channel_error, connection_lost
 from carrot.retry import Backoff, Retry
 
 QUICK = Retry(attempts=3, backoff=Backoff(0, 0, 0))
@@ -41,6 +43,7 @@ class Connection:
 
 
 LOST = ConnectionLost("gone")
+REFUSAL = broker_refused(540, "NOT_IMPLEMENTED - no global qos", "here")
 
 
 def test_it_is_done_again_over_a_new_connection() -> None:
@@ -89,19 +92,77 @@ def test_nobody_needs_it_any_longer() -> None:
     assert not recover(Connection(), LOST, lambda: None, QUICK, lambda: True)
 
 
+TRANSIENT, REFUSED = ErrorClass.TRANSIENT, ErrorClass.REFUSED
+ACK_TIMEOUT = (
+    "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: "
+    "1800000 ms. This timeout value can be configured, see consumers doc guide to learn more"
+)
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
-        (ConnectionLost("x"), True),
-        (ConnectionFailed("x"), True),
-        (AccessRefused("x"), False),
-        (ResourceLocked("x"), True),
-        (Nacked("x"), True),
-        (NotFound("NOT_FOUND - no queue 'q' in vhost '/'"), False),
-        (NotFound("home node 'a@b' of durable queue 'q' is down or inaccessible"), True),
-        (PreconditionFailed("x"), False),
-        (ValueError("x"), False),
+        (ConnectionLost("cut"), TRANSIENT),
+        (ConnectionFailed("refused"), TRANSIENT),
+        (AccessRefused("wrong password"), REFUSED),
+        (connection_lost("here", ClosedByBroker(320, "CONNECTION_FORCED - restart")), TRANSIENT),
+        (OperationTimeout("no answer"), TRANSIENT),
+        (Nacked("no leader"), TRANSIENT),
+        (Unroutable("no queue"), REFUSED),
+        (channel_error(403, "ACCESS_REFUSED - access to queue 'q' in vhost '/' refused"), REFUSED),
+        (channel_error(404, "NOT_FOUND - no queue 'q' in vhost '/'"), REFUSED),
+        (
+            channel_error(
+                404,
+                "NOT_FOUND - home node 'a@b' of durable queue 'q' in vhost '/' is down or "
+                "inaccessible",
+            ),
+            TRANSIENT,
+        ),
+        (channel_error(405, "RESOURCE_LOCKED - locked queue 'q' in vhost '/'"), TRANSIENT),
+        (channel_error(406, "PRECONDITION_FAILED - inequivalent arg 'durable'"), REFUSED),
+        (channel_error(406, ACK_TIMEOUT), TRANSIENT),
+        (channel_error(406, "PRECONDITION_FAILED - message size 9 is larger than max"), REFUSED),
+        (channel_error(504, "CHANNEL_ERROR - the channel is closed"), REFUSED),
+        (broker_refused(530, "NOT_ALLOWED - attempt to reuse consumer tag 't'", "here"), REFUSED),
+        (broker_refused(540, "NOT_IMPLEMENTED - no global qos", "here"), REFUSED),
+        (broker_refused(541, "INTERNAL_ERROR", "here"), REFUSED),
+        (ConsumerCancelled("its queue is gone"), REFUSED),
+        (DecodeError("no JSON"), REFUSED),
+        (ValueError("of a callback"), REFUSED),
     ],
+    ids=lambda value: f"{type(value).__name__}-{getattr(value, 'code', '')}",
 )
-def test_what_may_work_when_it_is_tried_again(error: Exception, expected: bool) -> None:
-    assert passes(error) is expected
+def test_a_table_says_what_an_error_means(error: Exception, expected: ErrorClass) -> None:
+    assert classify(error) is expected
+    assert is_transient(error) is (expected is TRANSIENT)
+
+
+@pytest.mark.parametrize("refusal", [REFUSAL, AccessRefused("wrong password")], ids=repr)
+def test_a_refusal_is_never_repeated(refusal: Exception) -> None:
+    attempts: list[object] = []
+
+    def subscribe() -> None:
+        attempts.append(None)
+        raise refusal
+
+    with pytest.raises(type(refusal)) as caught:
+        recover(Connection(), LOST, subscribe, QUICK)
+    assert caught.value is refusal
+    assert len(attempts) == 1
+
+
+def test_a_caller_may_take_other_errors_for_recoverable() -> None:
+    failures: list[Exception] = [ConsumerCancelled("its queue is gone")]
+
+    def subscribe() -> None:
+        if failures:
+            raise failures.pop()
+
+    assert recover(
+        Connection(),
+        LOST,
+        subscribe,
+        QUICK,
+        is_recoverable=lambda error: isinstance(error, ConsumerCancelled),
+    )

@@ -1,4 +1,4 @@
-"""The timer thread: it starts when it is needed, also when it could not be before."""
+"""The timer thread: it starts when it is needed, and says so when it can't."""
 
 from __future__ import annotations
 
@@ -18,14 +18,33 @@ def test_a_thread_that_could_not_be_started_is_started_by_the_next_call(
     def start(thread: threading.Thread) -> None:
         started.append(thread.name)
         if len(started) == 1:
-            raise RuntimeError("can't start new thread")
+            raise RuntimeError("can't start new thread at interpreter shutdown")
 
     monkeypatch.setattr(signal_safe, "start", start)
     timer = Timer()
 
-    with pytest.raises(RuntimeError):
-        timer.call_in(0, list)
-    timer.call_in(0, list)
-    timer.call_in(0, list)
+    assert not timer.call_in(0, list)
+    assert timer.call_in(0, list)
+    assert timer.call_in(0, list)
 
     assert started == ["carrot-timer"] * 2
+
+
+def test_what_is_due_is_called_in_its_order() -> None:
+    timer, called, is_done = Timer(), list[int](), threading.Event()
+
+    timer.call_in(0.1, lambda: (called.append(3), is_done.set()))
+    timer.call_in(0.01, lambda: called.append(1))
+    timer.call_in(0.02, lambda: called.append(2))
+
+    assert is_done.wait(5)
+    assert called == [1, 2, 3]
+
+
+def test_a_function_that_raises_stops_no_other() -> None:
+    timer, is_done = Timer(), threading.Event()
+
+    timer.call_in(0, lambda: 1 / 0)
+    timer.call_in(0.01, is_done.set)
+
+    assert is_done.wait(5)

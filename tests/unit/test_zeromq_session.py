@@ -12,7 +12,8 @@ from pamqp import base, commands
 from carrot.backends.amqp.errors import FramingError
 from carrot.backends.amqp.framing import Decoder, Event, PublishEncoder, ack_frame, reject_frame
 from carrot.backends.amqp.methods import decode_method, encode_method
-from carrot.backends.amqp.tables import decode_properties, encode_properties
+from carrot.backends.amqp.tables import MAX_DEPTH, decode_properties, encode_properties
+from carrot.broker.message import QueuedMessage
 from carrot.exceptions import CarrotError
 from carrot.server.journal import Journal
 from carrot.server.protocol import FRAME_MAX
@@ -37,9 +38,11 @@ def published(
 class Client:
     """A session, and what it says."""
 
-    def __init__(self, world: ServedVirtualHost, now: float = 0.0, log_in: bool = True) -> None:
+    def __init__(
+        self, virtual_host: ServedVirtualHost, now: float = 0.0, log_in: bool = True
+    ) -> None:
         self.outputs = 0
-        self.session = Session(lambda virtual_host: world, self._on_output, now)
+        self.session = Session(lambda name: virtual_host, self._on_output, now)
         self._decoder = Decoder(FRAME_MAX)
         if log_in:
             self.say(*LOGIN, OPEN)
@@ -63,13 +66,13 @@ class Client:
 
 
 @pytest.fixture
-def world() -> ServedVirtualHost:
+def virtual_host() -> ServedVirtualHost:
     return ServedVirtualHost("/", Journal())
 
 
 @pytest.fixture
-def client(world: ServedVirtualHost) -> Client:
-    client = Client(world)
+def client(virtual_host: ServedVirtualHost) -> Client:
+    client = Client(virtual_host)
     client.say(encode_method(commands.Queue.Declare, 1, queue="q"))
     client.hear()
     return client
@@ -78,8 +81,8 @@ def client(world: ServedVirtualHost) -> Client:
 # -- the handshake
 
 
-def test_handshake_is_start_tune_and_open(world):
-    client = Client(world, log_in=False)
+def test_handshake_is_start_tune_and_open(virtual_host):
+    client = Client(virtual_host, log_in=False)
 
     said = [client.hear_names()]
     for frame in LOGIN:
@@ -87,12 +90,12 @@ def test_handshake_is_start_tune_and_open(world):
         said.append(client.hear_names())
 
     assert said == [["Connection.Start"], ["Connection.Tune"], [], ["Connection.OpenOk"]]
-    assert [connection.user for connection in world.connections] == ["ann"]
+    assert [connection.user for connection in virtual_host.connections] == ["ann"]
 
 
 @pytest.mark.parametrize("skipped", [0, 1, 2])
-def test_step_of_the_handshake_that_is_left_out_is_garbage(world, skipped):
-    client = Client(world, log_in=False)
+def test_step_of_the_handshake_that_is_left_out_is_garbage(virtual_host, skipped):
+    client = Client(virtual_host, log_in=False)
 
     with pytest.raises(FramingError, match=r"expected Connection|out of order"):
         client.say(*LOGIN[:skipped], *LOGIN[skipped + 1 :], OPEN)
@@ -202,13 +205,13 @@ def test_properties_are_delivered_as_they_came(client):
         assert event.body == b"x"
 
 
-def test_client_that_is_full_gets_nothing_more_until_it_has_read(client, world):
+def test_client_that_is_full_gets_nothing_more_until_it_has_read(client, virtual_host):
     body = b"x" * 1000
     client.say(
         encode_method(commands.Basic.Consume, 1, queue="q", consumer_tag="t"),
         *[published(body=body)] * 3000,
     )
-    queue = world.queues["q"]
+    queue = virtual_host.queues["q"]
     assert queue.ready.size == pytest.approx(3000 - FULL / 1100, rel=0.1)
 
     client.session.resume()
@@ -223,6 +226,94 @@ def test_client_that_is_full_gets_nothing_more_until_it_has_read(client, world):
     assert queue.ready.size < before
 
 
+def test_nack_puts_several_messages_back_in_one_step(client, virtual_host):
+    other = Client(virtual_host)
+    client.say(
+        *[published(body=b"%d" % number) for number in range(5)],
+        encode_method(commands.Basic.Qos, 1, prefetch_count=4),
+        encode_method(commands.Basic.Consume, 1, queue="q", consumer_tag="t"),
+    )
+    other.say(encode_method(commands.Basic.Consume, 1, queue="q", consumer_tag="t"))
+    client.hear()
+    other.hear()
+
+    client.say(encode_method(commands.Basic.Cancel, 1, consumer_tag="t"))
+    client.say(encode_method(commands.Basic.Nack, 1, delivery_tag=0, multiple=True, requeue=True))
+
+    assert [event.body for event in other.hear()] == [b"0", b"1", b"2", b"3"]
+
+
+def test_nack_of_an_unknown_tag_closes_the_channel(client):
+    client.say(encode_method(commands.Basic.Nack, 1, delivery_tag=7, requeue=True))
+
+    (close,) = client.hear_methods()
+    assert (close.name, close.reply_code) == ("Channel.Close", 406)
+
+
+def test_nack_that_discards_tells_the_journal():
+    journal = Removals()
+    client = Client(ServedVirtualHost("/", journal))
+    client.say(
+        encode_method(commands.Queue.Declare, 1, queue="q", durable=True),
+        *[published()] * 3,
+        *[encode_method(commands.Basic.Get, 1, queue="q")] * 3,
+    )
+
+    client.say(encode_method(commands.Basic.Nack, 1, delivery_tag=2, multiple=True))
+
+    assert journal.removed == 2
+
+
+class Removals(Journal):
+    removed = 0
+
+    def remove(self, message: QueuedMessage) -> None:
+        self.removed += 1
+
+
+# -- tables that are nested too deeply
+
+
+def nested(levels: int) -> bytes:
+    """The bytes of a table of that many levels: arrays in a table."""
+    value = b""
+    for _ in range(levels - 2):
+        value = b"A" + len(value).to_bytes(4) + value
+    fields = b"\x01a" + b"A" + len(value).to_bytes(4) + value
+    return len(fields).to_bytes(4) + fields
+
+
+def with_headers(headers: bytes) -> bytes:
+    return PublishEncoder(1, FRAME_MAX).encode("", "q", False, b"\x20\x00" + headers, b"x")
+
+
+def declaring(arguments: bytes) -> bytes:
+    """The frame of a queue.declare with these bytes as its arguments."""
+    frame = encode_method(commands.Queue.Declare, 1, queue="r")
+    payload = frame[7:-5] + arguments
+    return b"\x01\x00\x01" + len(payload).to_bytes(4) + payload + b"\xce"
+
+
+@pytest.mark.parametrize("frame", [with_headers, declaring], ids=["headers", "arguments"])
+def test_table_is_read_down_to_its_greatest_depth_and_no_further(virtual_host, frame):
+    client = Client(virtual_host)
+
+    client.say(frame(nested(MAX_DEPTH)))
+    with pytest.raises(FramingError, match=f"nested deeper than {MAX_DEPTH} levels"):
+        client.say(frame(nested(MAX_DEPTH + 1)))
+
+
+@pytest.mark.parametrize("frame", [with_headers, declaring], ids=["headers", "arguments"])
+@pytest.mark.parametrize("levels", [200, 400, 1000, 20_000])
+def test_deeper_table_is_refused_in_one_short_line(virtual_host, frame, levels):
+    client = Client(virtual_host)
+
+    with pytest.raises(FramingError, match=r"nested deeper|recursion") as caught:
+        client.say(frame(nested(levels)))
+
+    assert len(str(caught.value)) < 200
+
+
 # -- alive or not
 
 
@@ -232,12 +323,12 @@ def test_client_is_silent_after_two_heartbeats(client):
 
     client.say(now=5.0)
     assert not client.session.is_silent(13.0)
-    client.session.forgive(20.0)
+    client.session.restart_silence(20.0)
     assert not client.session.is_silent(28.0)
 
 
 def test_sign_of_life_is_sent_when_nothing_else_was(client):
-    client.session.told = 10.0
+    client.session.last_sent = 10.0
 
     client.session.beat(12.0)
     assert not client.session.has_output
@@ -246,8 +337,8 @@ def test_sign_of_life_is_sent_when_nothing_else_was(client):
     assert client.session.take_output() == [b"\x08\x00\x00\x00\x00\x00\x00\xce"]
 
 
-def test_handshake_has_a_deadline_of_its_own(world):
-    session = Client(world, now=100.0, log_in=False).session
+def test_handshake_has_a_deadline_of_its_own(virtual_host):
+    session = Client(virtual_host, now=100.0, log_in=False).session
 
     assert not session.is_silent(100.0 + PATIENCE)
     assert session.is_silent(100.1 + PATIENCE)
@@ -283,6 +374,8 @@ METHODS = st.sampled_from(
         ack_frame(1, 1, False),
         ack_frame(1, 0, True),
         reject_frame(1, 2, True),
+        encode_method(commands.Basic.Nack, 1, delivery_tag=0, multiple=True, requeue=True),
+        encode_method(commands.Basic.Nack, 1, delivery_tag=1, multiple=True),
         reject_frame(1, 3, False),
         b"\x08\x00\x00\x00\x00\x00\x00\xce",
     ]
@@ -301,8 +394,8 @@ def broken(draw: st.DrawFn) -> bytes:
 @given(st.lists(METHODS | broken() | st.binary(max_size=30), max_size=12), st.booleans())
 @settings(max_examples=300, deadline=None)
 def test_anything_is_done_or_refused_and_the_next_client_is_served(pieces, log_in):
-    world = ServedVirtualHost("/", Journal())
-    client = Client(world, log_in=log_in)
+    virtual_host = ServedVirtualHost("/", Journal())
+    client = Client(virtual_host, log_in=log_in)
 
     # Nothing but what the server expects comes out.
     with suppress(FramingError, CarrotError):
@@ -311,9 +404,9 @@ def test_anything_is_done_or_refused_and_the_next_client_is_served(pieces, log_i
             client.hear()
     client.session.refuse(501, "garbage")
     assert client.hear_names()[-1:] == ["Connection.Close"]
-    assert not world.connections
+    assert not virtual_host.connections
 
-    other = Client(world)
+    other = Client(virtual_host)
     other.say(
         encode_method(commands.Queue.Declare, 1, queue="fresh"),
         published("fresh"),

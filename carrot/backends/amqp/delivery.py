@@ -12,7 +12,6 @@ from carrot.message import Delivery as BaseDelivery
 class Delivery(BaseDelivery):
     """A received message.
 
-    :param generation: of the channel that it came on.
     :param wire: its flags and property list, as they came.
     :param arguments: of the method that delivered it; exchange and routing key begin at *origin*.
     :param consumer_tag: whose it is; None when it was fetched.
@@ -20,8 +19,7 @@ class Delivery(BaseDelivery):
 
     def __init__(
         self,
-        backend: Any,
-        generation: int,
+        life: Any,
         delivery_tag: int,
         body: bytes,
         wire: bytes,
@@ -31,8 +29,7 @@ class Delivery(BaseDelivery):
         consumer_tag: str | None,
         no_ack: bool,
     ) -> None:
-        self.backend = backend
-        self.generation = generation
+        self.life = life
         self.delivery_tag = delivery_tag
         self.body = body
         self._wire = wire

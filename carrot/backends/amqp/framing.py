@@ -236,6 +236,11 @@ def reject_frame(channel: int, delivery_tag: int, requeue: bool) -> bytes:
     return _settle.pack(METHOD, channel, 13, REJECT, delivery_tag, requeue, FRAME_END)
 
 
+def nack_frame(channel: int, delivery_tag: int, multiple: bool, requeue: bool) -> bytes:
+    bits = multiple | requeue << 1
+    return _settle.pack(METHOD, channel, 13, NACK, delivery_tag, bits, FRAME_END)
+
+
 # How many different method frames and property lists a channel remembers.
 _REMEMBERED = 512
 

@@ -7,7 +7,7 @@ other; pamqp's own would halve the precision of floats and cut keys at 128 bytes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from struct import Struct
@@ -27,6 +27,10 @@ _longlong = Struct(">Q")
 _float = Struct(">f")
 _double = Struct(">d")
 _decimal = Struct(">Bi")
+
+#: Levels of tables and arrays inside each other, the outermost table included, that are read. The
+#: sender of a message would decide otherwise how deep this process recurses.
+MAX_DEPTH = 64
 
 # -- encoding ---------------------------------------------------------------------------
 
@@ -169,8 +173,12 @@ def _read_bytes(data: bytes, at: int) -> tuple[bytes, int]:
     return data[at + 4 : end], end
 
 
-def decode_table(data: bytes, at: int) -> tuple[dict[str, Any], int]:
-    """The table at that offset, and the offset behind it."""
+def decode_table(data: bytes, at: int, depth: int = 1) -> tuple[dict[str, Any], int]:
+    """The table at that offset, and the offset behind it.
+
+    :param depth: levels so far, with this one.
+    :raises FramingError: the bytes are no table, or it is nested deeper than MAX_DEPTH.
+    """
     (size,) = _long.unpack_from(data, at)
     at += 4
     end = at + size
@@ -179,13 +187,13 @@ def decode_table(data: bytes, at: int) -> tuple[dict[str, Any], int]:
     table = {}
     while at < end:
         key, at = read_short_string(data, at)
-        table[key], at = _read_field(data, at)
+        table[key], at = _read_field(data, at, depth)
     if at != end:
         raise FramingError("the last field of a table runs over its end")
     return table, at
 
 
-def _read_array(data: bytes, at: int) -> Decoded:
+def _read_array(data: bytes, at: int, depth: int) -> Decoded:
     (size,) = _long.unpack_from(data, at)
     at += 4
     end = at + size
@@ -193,11 +201,29 @@ def _read_array(data: bytes, at: int) -> Decoded:
         raise FramingError(f"an array of {size} bytes runs over the end of its frame")
     values = []
     while at < end:
-        value, at = _read_field(data, at)
+        value, at = _read_field(data, at, depth)
         values.append(value)
     if at != end:
         raise FramingError("the last value of an array runs over its end")
     return values, at
+
+
+def check_depth(table: Mapping[str, Any]) -> None:
+    """Check a table that another library has decoded.
+
+    :raises FramingError: it is nested deeper than MAX_DEPTH.
+    """
+    level: list[Any] = [table]
+    for _ in range(MAX_DEPTH):
+        fields = [v for value in level for v in _fields(value)]
+        level = [value for value in fields if isinstance(value, dict | list)]
+        if not level:
+            return
+    raise FramingError(f"a table is nested deeper than {MAX_DEPTH} levels")
+
+
+def _fields(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value
 
 
 def _read_decimal(data: bytes, at: int) -> Decoded:
@@ -235,18 +261,28 @@ _READERS: dict[int, Callable[[bytes, int], Decoded]] = {
     ord("D"): _read_decimal,
     ord("S"): _read_long_string,
     ord("x"): _read_bytes,
-    ord("A"): _read_array,
     ord("T"): _read_timestamp,
-    ord("F"): decode_table,
     ord("V"): lambda data, at: (None, at),
 }
 
 
-def _read_field(data: bytes, at: int) -> Decoded:
-    reader = _READERS.get(data[at])
-    if reader is None:
+_NESTED_READERS: dict[int, Callable[[bytes, int, int], Decoded]] = {
+    ord("A"): _read_array,
+    ord("F"): decode_table,
+}
+
+
+def _read_field(data: bytes, at: int, depth: int) -> Decoded:
+    kind = data[at]
+    reader = _READERS.get(kind)
+    if reader is not None:
+        return reader(data, at + 1)
+    nested = _NESTED_READERS.get(kind)
+    if nested is None:
         raise FramingError(f"a table has a value of the unknown type {data[at : at + 1]!r}")
-    return reader(data, at + 1)
+    if depth >= MAX_DEPTH:
+        raise FramingError(f"a table is nested deeper than {MAX_DEPTH} levels")
+    return nested(data, at + 1, depth + 1)
 
 
 _PROPERTY_READERS: tuple[tuple[str, int, Callable[[bytes, int], Decoded]], ...] = tuple(

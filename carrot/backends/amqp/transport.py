@@ -4,22 +4,40 @@ from __future__ import annotations
 
 import math
 import platform
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from pamqp import base, commands
 
 from carrot.backends.amqp.channel import Channel
-from carrot.backends.amqp.errors import ClosedByBroker, FramingError, connection_failed
-from carrot.backends.amqp.framing import DELIVER, HEARTBEAT_FRAME, Decoder, Event
+from carrot.backends.amqp.errors import (
+    ClosedByBroker,
+    FramingError,
+    LoginMethodNotOffered,
+    connection_failed,
+)
+from carrot.backends.amqp.framing import (
+    ACK,
+    DELIVER,
+    HEARTBEAT_FRAME,
+    NACK,
+    PUBLISH,
+    REJECT,
+    Decoder,
+    Event,
+)
 from carrot.backends.amqp.methods import decode_method, encode_method
 from carrot.backends.amqp.tables import encode_table
 from carrot.backends.sockets.socket import ByteStream
 from carrot.backends.sockets.stream import HEARTBEAT, StreamTransport
-from carrot.exceptions import CarrotError, ConfigurationError
+from carrot.backends.transport import counts_returns
+from carrot.deadline import Deadline
+from carrot.exceptions import BrokerRefused, CarrotError, ConfigurationError
+from carrot.remedies import CLOSED_OVER_A_REQUEST, broker_refused
 from carrot.settings import ConnectionSettings
 
+#: The methods that settle, which have no answer.
+SETTLING = (ACK, NACK, REJECT)
 PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 #: What the handshake proposes; the broker may want less. RabbitMQ's own default.
 FRAME_MAX = 131072
@@ -33,6 +51,8 @@ class Transport(StreamTransport):
     heartbeat_bytes = HEARTBEAT_FRAME
     default_port: ClassVar[int | None] = 5672
     default_tls_port: ClassVar[int | None] = 5671
+    #: Bytes that the body of a message may have; None: the broker says.
+    message_max: ClassVar[int | None] = None
 
     def __init__(self, link: ByteStream, settings: ConnectionSettings, where: str) -> None:
         super().__init__(link, settings, where)
@@ -41,6 +61,8 @@ class Transport(StreamTransport):
         self._channels: dict[int, Channel] = {}
         self._decoder = Decoder(FRAME_MAX)
         self._answer: base.Frame | None = None
+        #: The method over which the broker has closed the connection; 0: none, or it doesn't say.
+        self._closed_over = 0
 
     # -- opening
 
@@ -48,6 +70,7 @@ class Transport(StreamTransport):
         """AMQP 0-9-1, section 2.2.4: start, tune, open."""
         self.write(PROTOCOL_HEADER)
         start = self._expect(commands.Connection.Start, deadline)
+        self.counts_returns = counts_returns((start.server_properties or {}).get("version"))
         mechanism, response = _credentials(settings, start.mechanisms)
         self._send(
             commands.Connection.StartOk,
@@ -80,8 +103,7 @@ class Transport(StreamTransport):
 
     def _expect(self, method: type[base.Frame], deadline: float | None) -> Any:
         """Wait for a method of the connection itself."""
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-        self.wait_for(lambda: self._answer is not None, timeout)
+        self.wait_for(lambda: self._answer is not None, Deadline(deadline).left)
         answer, self._answer = self._answer, None
         if not isinstance(answer, method):
             raise FramingError(f"expected {method.name}, and {answer!r} came")
@@ -107,17 +129,18 @@ class Transport(StreamTransport):
                     self._handle_own(decode_method(event.method, event.arguments))
                 # Else: of a channel that was given up.
             elif event.method == DELIVER:
-                if (listener := channel.listener) is not None:
-                    deliver = listener.on_delivery
-                    deliver(event)
+                deliver = channel.on_delivery
+                deliver(event)
             else:
                 channel.handle(event)
 
     def _handle_own(self, command: base.Frame) -> None:
         if isinstance(command, commands.Connection.Close):
-            # The broker may hang up first, and that shall not be the reason.
-            self._write_if_room(encode_method(commands.Connection.CloseOk, 0))
-            raise ClosedByBroker(command.reply_code or 0, command.reply_text)
+            # The broker may hang up first, and that must not become the reason.
+            self._writer.write_if_room(encode_method(commands.Connection.CloseOk, 0))
+            method = command.class_id or 0, command.method_id or 0
+            self._closed_over = method[0] << 16 | method[1]
+            raise ClosedByBroker(command.reply_code or 0, command.reply_text, method)
         if isinstance(command, commands.Connection.Blocked):
             self.blocked = command.reason or "no reason given"
             self._blocked_news.append(self.blocked)
@@ -127,6 +150,23 @@ class Transport(StreamTransport):
         else:
             self._answer = command
 
+    def _refusal(self, request: int | None) -> BrokerRefused | None:
+        cause = None if self._lost is None else self._lost.__cause__
+        if not isinstance(cause, ClosedByBroker) or cause.code not in CLOSED_OVER_A_REQUEST:
+            return None
+        # Nobody waits for an answer to a settlement: whoever asks next is told.
+        if self._closed_over not in (0, *SETTLING, PUBLISH if request is None else request):
+            return None  # it was another thread's
+        return broker_refused(cause.code, cause.text, self._where, cause.method)
+
+    def _large(self) -> tuple[int, int] | None:
+        contents = [
+            (done, done + content.missing)
+            for content in list(self._decoder._contents.values())
+            if (done := sum(map(len, content.parts))) + content.missing > self.frame_max
+        ]
+        return max(contents, key=lambda content: content[1], default=None)
+
     # -- channels
 
     def channel(self) -> Channel:
@@ -135,7 +175,7 @@ class Transport(StreamTransport):
         :raises ConnectionFailed: all channel numbers are taken.
         """
         with self._numbers:
-            self._raise_lost()
+            self.raise_lost()
             number = next(
                 (n for n in range(1, self._channel_max + 1) if n not in self._channels), None
             )
@@ -144,14 +184,13 @@ class Transport(StreamTransport):
                     f"all {self._channel_max} channels of the connection to {self._where} are in "
                     "use: close publishers and consumers, or share them"
                 )
-            channel = self._channels[number] = Channel(self, number)
+            channel = self._channels[number] = Channel(self, number, self.message_max)
         channel.call(commands.Channel.Open)
         return channel
 
-    def forget(self, channel: Channel) -> None:
-        """The channel is closed at both ends, and its number free."""
-        if self._channels.get(channel.number) is channel:
-            del self._channels[channel.number]
+    def forget(self, number: int) -> None:
+        """The channel of that number is closed at both ends, and the number free."""
+        self._channels.pop(number, None)
 
     def _close_channels(self) -> None:
         for channel in list(self._channels.values()):
@@ -175,10 +214,7 @@ def _credentials(settings: ConnectionSettings, mechanisms: str) -> tuple[str, st
     # pamqp gives bytes, when it isn't text.
     offered = str(mechanisms).split()
     if settings.login_method not in offered:
-        raise FramingError(
-            f"the broker offers the login methods {', '.join(offered)}, and not "
-            f"{settings.login_method}"
-        )
+        raise LoginMethodNotOffered(settings.login_method, offered)
     return settings.login_method, _RESPONSES[settings.login_method](settings)
 
 

@@ -17,14 +17,13 @@ class Delivery(BaseDelivery):
 
     def __init__(
         self,
-        backend: Any,
+        life: Any,
         delivery_tag: int,
         queued: QueuedMessage,
         no_ack: bool,
         consumer_tag: str | None = None,
     ) -> None:
-        self.backend = backend
-        self.generation = backend.generation
+        self.life = life
         self.delivery_tag = delivery_tag
         self.body = queued.body
         self._queued = queued

@@ -12,9 +12,11 @@ class Message(BaseMessage):
     """A message that py-amqp received.
 
     :param amqp_message: py-amqp's message, or anything with its attributes.
+    :param life: of the channel that delivered it, if one did.
     """
 
-    def __init__(self, backend: Any, amqp_message: Any, **options: Any) -> None:
+    def __init__(self, backend: Any, amqp_message: Any, life: Any = None, **options: Any) -> None:
+        self.life = life
         self._amqp_message = amqp_message
         properties = dict(amqp_message.properties)
         if (headers := properties.pop("application_headers", None)) is not None:

@@ -3,63 +3,50 @@
 from __future__ import annotations
 
 import math
+import re
 import select
 import socket
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Self
 
 import amqp
-from amqp import spec
 
+from carrot import remedies
 from carrot.backends.base import BaseTransport
+from carrot.backends.pyamqplib.channel import Channel, Failing, NativeChannel
 from carrot.backends.sockets.shared_reader import SharedReader
+from carrot.backends.transport import counts_returns
 from carrot.deadline import milliseconds, spelled
 from carrot.exceptions import (
     CarrotError,
     ChannelError,
     ConfigurationError,
-    ConnectionFailed,
     ConnectionLost,
     NotSupported,
     OperationTimeout,
 )
+from carrot.remedies import ClosedByBroker, LoginMethodNotOffered
 from carrot.settings import ConnectionSettings
 
 # Seconds to wait for the rest of a frame that has begun to arrive.
 _PATIENCE = 1.0
 
 
-class _Channel(amqp.Channel):  # type: ignore[misc]  # py-amqp has no annotations
-    """py-amqp's channel; when the broker closes it, only its own user is told."""
+class _Connection(amqp.Connection):  # type: ignore[misc]  # py-amqp has no annotations
+    """py-amqp's connection; it keeps why the broker closed it.
 
-    on_broker_close: Callable[[ChannelError], None] | None = None
+    py-amqp raises the same classes, with the same codes, for what it objects to by itself.
+    """
 
-    def dispatch_method(self, method_sig: Any, payload: Any, content: Any) -> None:
-        # While it closes, what the broker sent before is of no interest; py-amqp would log it.
-        if not self.is_closing or method_sig in self._ALLOWED_METHODS_WHEN_CLOSING:
-            super().dispatch_method(method_sig, payload, content)
+    Channel = NativeChannel
+    reply: ClosedByBroker | None = None
 
     def _on_close(self, reply_code: int, reply_text: str, class_id: int, method_id: int) -> None:
-        # py-amqp's own would open the channel again right here, and raise in whoever is reading.
-        self.send_method(spec.Channel.CloseOk)
-        if not self.is_closing:
-            # Else the number is free only when the broker has answered our own close.
-            self.collect()
-        if self.on_broker_close is not None:
-            self.on_broker_close(ChannelError.from_reply(reply_code, reply_text))
-
-
-class _Connection(amqp.Connection):  # type: ignore[misc]  # py-amqp has no annotations
-    Channel = _Channel
-
-
-class Failing(Protocol):
-    """What a transport needs of the backend that uses it."""
-
-    def take_failure(self) -> CarrotError | None: ...
+        self.reply = ClosedByBroker(reply_code, reply_text, (class_id, method_id))
+        super()._on_close(reply_code, reply_text, class_id, method_id)
 
 
 class Transport(BaseTransport):
@@ -73,11 +60,14 @@ class Transport(BaseTransport):
 
     def __init__(self, connection: amqp.Connection, where: str, settings: ConnectionSettings):
         super().__init__()
+        properties = getattr(connection, "server_properties", None) or {}
+        self.counts_returns = counts_returns(properties.get("version"))
         self.lock = threading.RLock()
         self._amqp = connection
+        self._is_refusal_told = False
         self._where = where
         self._close_timeout = settings.connect_timeout
-        self._why_closed: str | None = None
+        self._why_closed: ClosedByBroker | str | None = None
         self._turns = SharedReader(self._read)
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
@@ -111,7 +101,8 @@ class Transport(BaseTransport):
         except (amqp.AMQPError, OSError, ValueError, TypeError, LookupError) as exc:
             # Anything can come of a peer that doesn't speak AMQP.
             connection.collect()
-            raise _connection_failed(settings, where, exc) from exc
+            cause = connection.reply or _sorted_out(exc)
+            raise remedies.connection_failed(settings, where, cause, _AMQP) from exc
         # A deadline for every answer; py-amqp itself would wait for ever.
         connection.transport.sock.settimeout(settings.operation_timeout)
         return cls(connection, where, settings)
@@ -120,18 +111,17 @@ class Transport(BaseTransport):
     def is_open(self) -> bool:
         return bool(self._amqp.connected)
 
-    def channel(self) -> amqp.Channel:
-        """A channel of py-amqp's."""
+    def channel(self) -> Channel:
         with self.guarded():
-            return self._amqp.channel()
+            return Channel(self, self._amqp.channel())
 
     @contextmanager
-    def guarded(self, backend: Failing | None = None) -> Iterator[None]:
+    def guarded(self, channel: Failing | None = None) -> Iterator[None]:
         """One use of the connection: under the lock, with py-amqp's errors as carrot's.
 
-        :param backend: whose channel is used; the broker's objection to it is raised here.
+        :param channel: the one that is used; the broker's objection to it is raised here.
         """
-        with self.lock, self._translating(backend):
+        with self.lock, self._translating(channel):
             try:
                 yield
             finally:
@@ -140,11 +130,11 @@ class Transport(BaseTransport):
                     self.interrupt()
 
     @contextmanager
-    def _translating(self, backend: Failing | None = None) -> Iterator[None]:
+    def _translating(self, channel: Failing | None = None) -> Iterator[None]:
         try:
             yield
         except (amqp.AMQPError, OSError, AttributeError) as exc:
-            if backend is not None and (failure := backend.take_failure()) is not None:
+            if channel is not None and (failure := channel.take_failure()) is not None:
                 raise failure from exc
             # py-amqp goes on with a channel that what it just read has closed.
             if isinstance(exc, AttributeError) and self.is_open:
@@ -160,19 +150,29 @@ class Transport(BaseTransport):
 
     def _translated(self, cause: Exception) -> CarrotError:
         if self.is_open and not isinstance(cause, (OSError, amqp.UnexpectedFrame)):
-            return ChannelError(str(cause))
-        said = (
-            f"{cause.reply_code} {cause.reply_text}" if isinstance(cause, amqp.AMQPError) else cause
-        )
-        self._why_closed = self._why_closed or str(said)
+            return self._objection(cause)
+        reply = self._amqp.reply
+        self._why_closed = self._why_closed or reply or str(_sorted_out(cause))
         self._amqp.collect()
-        return self._gone()
+        if reply is None or not reply.is_refusal or self._is_refusal_told:
+            return self._gone()
+        # Only for the first to hear of it, who made the request; the others lost a connection.
+        self._is_refusal_told = True
+        return remedies.broker_refused(reply.code, reply.text, self._where, reply.method)
+
+    def _objection(self, cause: Exception) -> ChannelError:
+        """The error for what py-amqp refuses by itself, on a connection that stays open."""
+        code = cause.reply_code if isinstance(cause, amqp.AMQPError) else None
+        if isinstance(cause, amqp.ResourceError):
+            return ChannelError(
+                f"all {self._amqp.channel_max} channels of the connection are in use: close "
+                "publishers and consumers, share them, or raise channel_max in rabbitmq.conf",
+                code,
+            )
+        return ChannelError(str(cause), code)
 
     def _gone(self) -> ConnectionLost:
-        return ConnectionLost(
-            f"the connection to {self._where} is gone: {self._why_closed}; what was not "
-            "confirmed or acked may not have arrived"
-        )
+        return remedies.connection_lost(self._where, self._why_closed or "for no known reason")
 
     def wait_for(self, ready: Callable[[], object], timeout: float | None = None) -> None:
         if not self._turns.wait_for(ready, timeout):
@@ -285,10 +285,17 @@ def _tls_options(settings: ConnectionSettings) -> bool | dict[str, Any]:
     )
 
 
-def _connection_failed(
-    settings: ConnectionSettings, where: str, cause: Exception
-) -> ConnectionFailed:
-    told = f"{type(cause).__name__}: {cause}"
-    if isinstance(cause, amqp.AMQPError):
-        told = f"{cause.reply_code} {cause.reply_text}"
-    return ConnectionFailed.from_cause(settings, where, told)
+_AMQP = remedies.AMQP._replace(garbled=(amqp.AMQPError,))
+# py-amqp has no classes of its own for these two: login methods that the broker lacks, and a peer
+# that hung up.
+_NOT_OFFERED = re.compile(r"can offer: (?P<method>\w+); available: (?P<offered>.*?)\)")
+_HUNG_UP = ("Server unexpectedly closed connection", "Socket closed")
+
+
+def _sorted_out(cause: Exception) -> Exception:
+    """*cause*; or, for what py-amqp only says in words, an exception with a class for it."""
+    if isinstance(cause, amqp.AMQPError) and (found := _NOT_OFFERED.search(str(cause))):
+        return LoginMethodNotOffered(found["method"], found["offered"].split(", "))
+    if type(cause) is OSError and str(cause) in _HUNG_UP:
+        return ConnectionResetError("the broker hung up")
+    return cause

@@ -1,270 +1,337 @@
-"""Channel: what one backend does on a connection: it consumes, publishes and settles."""
+"""Channel: one life of a channel on ActiveMQ, for any number of threads."""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Collection, Iterable, Sequence
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Protocol
 
-from carrot.backends.confirms import Confirms
-from carrot.backends.pystomp import headers as mapping
-from carrot.backends.pystomp.frames import Frame, encode, encode_headers
-from carrot.backends.pystomp.names import origin, queue_destination
-from carrot.backends.pystomp.private import Private
-from carrot.backends.pystomp.sources import (
-    FIRST,
-    UNLIMITED,
-    Consumer,
-    Source,
-    TransportView,
-    selector,
-    subscription_headers,
+from carrot.backends.base import (
+    BaseChannel,
+    BaseMessage,
+    Binding,
+    Exchange,
+    Queue,
+    QueueDeclared,
 )
-from carrot.exceptions import ChannelError
+from carrot.backends.pystomp import names, requests
+from carrot.backends.pystomp.consumers import Consumers
+from carrot.backends.pystomp.declared_topology import (
+    DeclaredExchange,
+    DeclaredTopology,
+    QueueBinding,
+)
+from carrot.backends.pystomp.delivery import Delivery
+from carrot.backends.pystomp.encoder import Encoder
+from carrot.backends.pystomp.exclusive_queues import ExclusiveQueues
+from carrot.backends.pystomp.frames import Frame
+from carrot.backends.pystomp.limits import (
+    UNKNOWN,
+    check_binding,
+    check_exchange,
+    check_not_default,
+    check_queue,
+    require,
+)
+from carrot.backends.pystomp.polling import Polling
+from carrot.backends.pystomp.prefetch_window import PrefetchWindow
+from carrot.backends.pystomp.requests import Requests
+from carrot.backends.pystomp.settlements import ACK, NACK, REQUEUE
+from carrot.backends.pystomp.subscriptions import Consumer, Subscriptions
+from carrot.backends.seam.confirms import Confirms
+from carrot.backends.sockets.batching import Batching
+from carrot.checks import entity_name, required_name
+from carrot.deadline import within
+from carrot.exceptions import CarrotError, ChannelError, ConnectionLost, OperationTimeout
 
-#: How many messages one subscription holds for us, so that its selector fits in a header.
-HOLD = 100
 
-_NOT_COPIED = {
-    "ack", "content-length", "destination", "message-id", "receipt", "redelivered",
-    "subscription", "timestamp",
-}  # fmt: skip
+class TransportView(requests.TransportView, Protocol):
+    """What a channel needs of its connection."""
 
+    declared: DeclaredTopology
 
-class Listener(Protocol):
-    """Who is told what comes in on a channel; called by whichever thread is reading."""
-
-    def on_delivery(self, tag: int, frame: Frame, consumer_tag: str) -> None: ...
-    def on_refusal(self, channel: Channel, error: ChannelError) -> None: ...
-    def on_give_up(self, channel: Channel) -> None: ...
+    def has(self, channel: object) -> bool: ...
 
 
-class Channel(Private):
-    """A channel, which is open until the backend closes it or the connection is lost.
+class Channel(BaseChannel):
+    """An open channel, which has the parts that the package's page lists.
 
-    Its backend calls one method at a time; what comes in is added by whoever is reading.
+    ActiveMQ has no channels: an error of ours (nobody has declared that queue) ends this one as the
+    broker's does in AMQP.
 
+    :ivar number: its name on the connection, which all its names begin with.
     :ivar prefetch_count: the limit of consumers from now on; 0: none.
-    :ivar confirms: the books of what was published here, when it is confirmed.
     """
 
-    def __init__(self, line: TransportView, number: str) -> None:
-        super().__init__(line, number)
+    def __init__(self, view: TransportView, number: str) -> None:
+        self.number = number
+        self.is_open = True
         self.prefetch_count = 0
-        self.confirms: Confirms | None = None
-        self._listener: weakref.ref[Listener] | None = None
-        self._consumers: dict[str, Consumer] = {}
+        self._view = view
+        self._declared = view.declared
+        self._subscriptions = Subscriptions(number)
+        self._requests = Requests(view, self, self.give_up)
+        self._window = PrefetchWindow(
+            number, view, self._requests, self._subscriptions, self._deliver
+        )
+        self._polling = Polling(self._requests, self._subscriptions, self._window)
+        self._exclusive = ExclusiveQueues(
+            self._requests, self._subscriptions, self._window, self._polling
+        )
+        self._consumers = Consumers(
+            view, self._requests, self._subscriptions, self._window, self._exclusive
+        )
+        self._encoder = Encoder()
+        self._private = partial(view.declared.private_destination, is_near=view.has)
+        self._confirms: Confirms | None = None
+        self._batches = Batching(view)
+        self._publish_lock = threading.RLock()
 
-    def listen(self, listener: Listener) -> None:
-        """Tell *listener* what comes in; it is not kept alive for it."""
-        self._listener = weakref.ref(listener)
+    def check_open(self) -> None:
+        """Asked under the lock that guards what is written.
 
-    # -- what comes in
+        :raises ConnectionLost: it is closed.
+        """
+        if not self.is_open:
+            raise ConnectionLost("the channel was closed here meanwhile")
 
-    def _tell(self, tag: int, frame: Frame, consumer_tag: str) -> None:
-        listener = None if self._listener is None else self._listener()
-        if listener is not None:
-            listener.on_delivery(tag, frame, consumer_tag)
+    # -- what comes in; called by whichever thread is reading
+
+    def on_message(self, id: str, frame: Frame) -> None:
+        """The broker delivered something to the subscription of that name."""
+        subscription = self._subscriptions.find(id)
+        # None: it has ended, and the broker takes the message back.
+        if subscription is not None:
+            self._window.on_message(subscription, frame)
+
+    def _deliver(self, tag: int, frame: Frame, consumer: Consumer) -> bool:
+        """Hand a message to the listener; False: there is none, or it doesn't want any."""
+        life = self.listener
+        if life is None or consumer.tag not in life.subscriptions:
+            return False
+        life.deliver(consumer.tag, Delivery(life, tag, frame, consumer.tag, consumer.no_ack))
+        return True
 
     def on_confirm(self, number: int, answer: ChannelError | bool) -> None:
         """The broker has a message, or an objection."""
         if isinstance(answer, ChannelError):
-            self.confirms = None  # nothing that comes now is believed
-            if self._listener is not None and (listener := self._listener()) is not None:
-                listener.on_refusal(self, answer)
-        elif self.confirms is not None:
-            self.confirms.settle(number, multiple=False, taken=True)
+            self._end(answer)
+        elif (confirms := self._confirms) is not None:
+            confirms.settle(number, multiple=False, taken=True)
+
+    # -- topology
+
+    def declare(self, entity: Exchange | Queue) -> QueueDeclared | None:
+        with self._refusing():
+            if isinstance(entity, Queue):
+                return self._declare_queue(entity)
+            if name := check_exchange(entity):
+                declared = DeclaredExchange(entity.type, bool(entity.durable))
+                self._declared.declare_exchange(name, declared)
+            return None
+
+    def _declare_queue(self, queue: Queue) -> QueueDeclared:
+        name = check_queue(queue) or f"amq.gen-{secrets.token_urlsafe(16)}"
+        self._declared.declare_queue(name, bool(queue.durable), self if queue.exclusive else None)
+        if queue.exclusive:
+            self._exclusive.declare(name)
+        return QueueDeclared(name, UNKNOWN, UNKNOWN)
+
+    def inspect(self, queue: str) -> QueueDeclared:
+        require("inspection", f"declare queue {queue!r}, which does no harm")
+        return QueueDeclared(queue, UNKNOWN, UNKNOWN)
+
+    def delete_exchange(self, exchange: str, if_unused: bool) -> None:
+        with self._refusing():
+            check_not_default(exchange)
+        require("deletion", f"exchange {exchange!r} stays as long as queues are bound to it")
+
+    def delete_queue(self, queue: str, if_unused: bool, if_empty: bool) -> int:
+        require("deletion", f"purge queue {queue!r}; an administrator can delete it")
+        return 0
+
+    def bind(self, binding: Binding) -> None:
+        with self._refusing():
+            check_binding(binding)
+            queue = self._declared.usable_queue(entity_name("queue", binding.destination), self)
+            source = self._declared.exchange(entity_name("exchange", binding.source))
+            added = QueueBinding(binding.source, names.pattern(source.type, binding.routing_key))
+            self._declared.bind(queue, added)
+            if queue.owner is not None:
+                topics = names.topics_destination(added.exchange, added.pattern)
+                self._exclusive.bind(queue.name, topics)
+                return
+            # Also when it is not new: the broker may have lost it, with its data.
+            self._polling.establish(queue.name, queue.bound_to(added))
+            self._declared.announce(queue, added)
+
+    def follow(self, queue: str, destination: str) -> None:
+        """Let those who consume from *queue* get what one more queue of the broker has."""
+        self._consumers.follow(queue, destination)
+
+    def unbind(self, binding: Binding) -> None:
+        if binding.to_exchange:
+            check_binding(binding)
+        with self._refusing():
+            check_not_default(binding.source)
+        require(
+            "deletion",
+            f"an administrator can delete the queue that binds {binding.destination!r} to "
+            f"{binding.source!r}",
+        )
+
+    def purge(self, queue: str) -> int:
+        with self._refusing():
+            declared = self._declared.usable_queue(required_name("queue", queue), self)
+            if declared.owner is not None:
+                return self._exclusive.purge(queue)
+            return self._polling.purge(queue, declared.destinations)
+
+    # -- publishing
+
+    def publish(
+        self, message: BaseMessage, exchange: str, routing_key: str, mandatory: bool
+    ) -> int | None:
+        if mandatory:
+            require("mandatory", "publish without mandatory")
+        try:
+            head = self._encoder.head(message, exchange, routing_key, self._private)
+        except ChannelError:
+            self._leave()
+            raise
+        body = message.body
+        with self._publish_lock:
+            confirms, number, receipt = self._confirms, None, b""
+            if confirms is None:
+                self._view.look()
+            else:
+                number = confirms.publish(message, exchange, routing_key)
+                receipt = b"receipt:p%b-%d\n" % (self.number.encode(), number)
+            size = b"content-length:%d\n" % len(body)
+            frame = b"".join((head, size, receipt, b"\n", body, b"\0"))
+            try:
+                if self._batches.holds_back:
+                    self._view.write_with_others(frame, self)
+                else:
+                    self._view.write(frame, self)
+            except OperationTimeout:
+                # Another thread's write took too long: this message was not written, or is kept.
+                if confirms is not None and number is not None and not self._batches.holds_back:
+                    confirms.withdraw(number)
+                raise
+            return number
+
+    def confirm_select(self, confirms: Confirms) -> None:
+        """Each message asks for its receipt, so there is nothing to ask for."""
+        with self._publish_lock:
+            self._confirms = confirms
+
+    @contextmanager
+    def batching(self) -> Iterator[None]:
+        with self._batches.batch():
+            yield
 
     # -- consuming
 
-    def subscribe(
-        self, queue: str, destinations: Sequence[str], consumer_tag: str, no_ack: bool
-    ) -> None:
-        """Start a consumer of all these queues of the broker; it delivers to the listener."""
-        limit = 0 if no_ack else self.prefetch_count
-        if queue in self._private:
-            private = self._consume_private(queue, consumer_tag, no_ack, limit)
-            self._consumers[consumer_tag] = private
-            self._hand_out(private)
-            return
-        consumer = Consumer(consumer_tag, no_ack, limit)
-        sources = [
-            self._new_source(queue, destination, consumer=consumer) for destination in destinations
-        ]
-        prefetch = consumer.limit or UNLIMITED
-        *frames, _ = [self._subscribe_frame(source, prefetch) for source in sources]
+    def qos(self, prefetch_count: int, apply_global: bool) -> None:
+        if apply_global:
+            require("global_prefetch", "limit each consumer, without apply_global")
+        self.prefetch_count = prefetch_count
+
+    def subscribe(self, queue: str, consumer_tag: str, no_ack: bool) -> None:
+        with self._refusing():
+            declared = self._declared.usable_queue(required_name("queue", queue), self)
+            self._consumers.subscribe(declared, consumer_tag, no_ack, self.prefetch_count)
+
+    def unsubscribe(self, consumer_tag: str, take_unseen: Callable[[], Sequence[int]]) -> None:
+        with self._refusing():
+            self._consumers.unsubscribe(consumer_tag, take_unseen)
+
+    def get(self, queue: str, no_ack: bool, timeout: float | None) -> Delivery | None:
+        with self._refusing():
+            declared = self._declared.usable_queue(required_name("queue", queue), self)
+            if declared.owner is not None:
+                taken = self._exclusive.get(queue, timeout)
+                if taken is not None and no_ack:
+                    self._window.settle(taken[0], ACK)
+            else:
+                taken = self._polling.get(queue, declared.destinations, no_ack, timeout)
+        return None if taken is None else Delivery(self.listener, *taken, None, no_ack)
+
+    # -- settling
+
+    def ack(self, delivery_tag: int, multiple: bool = False) -> None:
+        self._settle(delivery_tag, ACK, multiple)
+
+    def nack(self, delivery_tag: int, multiple: bool = False) -> None:
+        self._settle(delivery_tag, REQUEUE, multiple)
+
+    def reject(self, delivery_tag: int, requeue: bool) -> None:
+        self._settle(delivery_tag, REQUEUE if requeue else NACK)
+
+    def _settle(self, tag: int, how: bytes, multiple: bool = False) -> None:
         try:
-            self._call("SUBSCRIBE", subscription_headers(sources[-1], prefetch), frames)
+            if multiple:
+                for earlier in self._window.in_hand_up_to(tag):
+                    self._window.settle(earlier, how)
+            if tag or not multiple:
+                self._window.settle(tag, how)
         except ChannelError:
-            self._end_all(sources)  # those that the broker did not refuse
+            self._leave()
             raise
-        consumer.sources += sources
-        self._consumers[consumer_tag] = consumer
-
-    def extend(self, consumer_tag: str, queue: str, destination: str) -> None:
-        """Let a consumer get what one more queue of the broker has; from any thread."""
-        consumer = self._consumers.get(consumer_tag)
-        if consumer is None or destination in {one.destination for one in consumer.sources}:
-            return
-        source = self._new_source(queue, destination, consumer=consumer)
-        self._call("SUBSCRIBE", subscription_headers(source, consumer.limit or UNLIMITED))
-        with self._handing:
-            is_there = self._consumers.get(consumer_tag) is consumer
-            if is_there:
-                consumer.sources.append(source)
-        if not is_there:  # it has ended meanwhile
-            self._line.write(self._end(source), self)
-
-    def pause(self, consumer_tag: str) -> None:
-        """Deliver nothing more to a consumer that is about to end."""
-        with self._handing:
-            if (consumer := self._consumers.get(consumer_tag)) is not None:
-                consumer.is_paused = True
-
-    def unsubscribe(self, consumer_tag: str, unseen: Collection[int]) -> None:
-        """End a consumer that is paused. Meanwhile nobody settles what it has.
-
-        The broker takes back what it has delivered; those messages that the program has in hand
-        are delivered again to a subscription of their own, which is asked first, and stay ours.
-
-        :param unseen: the tags of those that nobody has seen.
-        """
-        with self._handing:
-            consumer = self._consumers.pop(consumer_tag, None)
-        if consumer is None:
-            return
-        if consumer.is_private:
-            self._leave_private(consumer, list(unseen))
-            return
-        with self._handing:
-            consumer.is_over = True
-            unseen = {*unseen, *(tag for tag, _ in consumer.waiting)}
-            consumer.waiting.clear()
-            mine = [tag for tag, one in self.unsettled.items() if one.source.consumer is consumer]
-        in_hand = [tag for tag in mine if tag not in unseen]
-        holding = list(self._holding(in_hand))
-        self._line.write(
-            b"".join(
-                self._subscribe_frame(
-                    source,
-                    len(source.wanted),
-                    selector=selector(source.wanted),
-                    **{"activemq.priority": FIRST},
-                )
-                for source in holding
-            ),
-            self,
-        )
-        self._end_all(consumer.sources)
-        for tag in mine:
-            if tag not in in_hand:
-                self.unsettled.pop(tag, None)
-        if holding:
-            self._wait_for(
-                lambda: not any(source.wanted for source in holding),
-                self._deadline(None),
-                "SUBSCRIBE",
-            )
-        for source in holding:
-            for tag in source.wanted.values():
-                self.unsettled.pop(tag, None)
-
-    def _holding(self, tags: list[int]) -> Iterable[Source]:
-        """Subscriptions that are to hold these messages."""
-        by_queue: dict[tuple[str, str], list[int]] = {}
-        for tag in tags:
-            source = self.unsettled[tag].source
-            by_queue.setdefault((source.queue, source.destination), []).append(tag)
-        for (queue, destination), group in by_queue.items():
-            for start in range(0, len(group), HOLD):
-                wanted = {
-                    self.unsettled[tag].frame.headers()["message-id"]: tag
-                    for tag in group[start : start + HOLD]
-                }
-                yield self._new_source(queue, destination, wanted=wanted)
-
-    # -- publishing and settling
-
-    def ack(self, tag: int, multiple: bool) -> None:
-        """The message is done with; *multiple*: and all that came before it."""
-        if multiple:
-            for earlier in self._in_hand_up_to(tag):
-                self._hand_on(self._settle(earlier, b"ACK").source.consumer)
-        if tag or not multiple:
-            self._hand_on(self._settle(tag, b"ACK").source.consumer)
-
-    def _in_hand_up_to(self, tag: int) -> list[int]:
-        """The tags before that one (0: all) of messages that a program has."""
-        with self._handing:
-            consumers = [*self._consumers.values(), *self._private.values()]
-            waiting = {one for consumer in consumers for one, _ in consumer.waiting}
-            return [one for one in self.unsettled if (one < tag or not tag) and one not in waiting]
-
-    def reject(self, tag: int) -> None:
-        """The message goes to the broker's queue of dead letters."""
-        self._hand_on(self._settle(tag, b"NACK").source.consumer)
-
-    def requeue(self, tag: int) -> None:
-        """Put the message back: a fetched one at its old place, another one at the end."""
-        one = self._take(tag)
-        if one.source.consumer is not None and one.source.consumer.is_private:
-            self._requeue_private(one, one.source.consumer)
-            return
-        if one.source.consumer is None and (end := self._end_if_done(one.source)):
-            # What was not acked goes back by itself.
-            self._line.write(end, self)
-            return
-        transaction = f"t{self.number}-{tag}"
-        headers = {
-            name: value
-            for name, value in one.frame.headers().items()
-            if name not in _NOT_COPIED and not (name == "expires" and value == "0")
-        }
-        exchange, routing_key = origin(one.frame.headers().get("destination", ""))
-        headers.setdefault(mapping.EXCHANGE, exchange)
-        headers.setdefault(mapping.ROUTING_KEY, routing_key)
-        headers |= {
-            "destination": queue_destination(one.source.queue),
-            "transaction": transaction,
-            "content-length": str(len(one.frame.body)),
-            mapping.REQUEUED: "true",
-        }
-        self._line.write(
-            b"".join(
-                [
-                    encode("BEGIN", {"transaction": transaction}),
-                    b"SEND\n", encode_headers(headers), b"\n", one.frame.body, b"\0",
-                    b"ACK\ntransaction:", transaction.encode(), b"\nid:", one.ack, b"\n\n\0",
-                    encode("COMMIT", {"transaction": transaction}),
-                    self._end_if_done(one.source),
-                ]
-            ),
-            self,
-        )  # fmt: skip
-        self._hand_on(one.source.consumer)
 
     # -- the end
 
-    def give_up(self) -> None:
-        self.confirms = None  # nothing that comes now is believed
-        listener = None if self._listener is None else self._listener()
-        self._listener = None
-        super().give_up()
-        if listener is not None:
-            listener.on_give_up(self)
-
     def close(self) -> None:
-        """End all subscriptions; what was delivered and not settled goes back."""
         if not self.is_open:
             return
-        self._listener = None
+        receipt = self._view.new_receipt()
         try:
-            if self._line.is_silent:
-                # Nobody answers; not every close() shall wait for that again.
-                frames = [self._end(source) for source in list(self._sources.values())]
-                self._line.write(b"".join(frames), self)
-            else:
-                self._end_all(list(self._sources.values()))
+            is_asked = self._leave(receipt)
+            # Where nobody answers, not every close() shall wait for that again.
+            if is_asked and not self._view.is_silent:
+                with suppress(CarrotError):
+                    patience = within(self._view.operation_timeout)
+                    self._view.await_receipt(receipt, "UNSUBSCRIBE", patience)
         finally:
-            self.is_open = False
-            self._line.forget(self.number)
+            self._view.forget_receipt(receipt)
+
+    def give_up(self) -> None:
+        """Nobody waits for this channel's answers any more: what it has taken goes back."""
+        self._end(ConnectionLost("the channel was given up: no answer came"))
+        self._view.interrupt()
+
+    def _end(self, error: CarrotError) -> None:
+        listener = self.listener
+        self._leave()
+        if listener is not None:
+            listener.channel_closed(error)
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """End the channel when the block raises a ChannelError; its caller is told."""
+        try:
+            yield
+        except ChannelError:
+            self._leave()
+            raise
+
+    def _leave(self, receipt: str | None = None) -> bool:
+        """End all subscriptions, without waiting; whether there were any.
+
+        :param receipt: the name of a receipt to ask for.
+        """
+        # First: nothing that comes now is believed, and nothing is written any more.
+        self._confirms = self._listener = None
+        self.is_open = False
+        ending = self._subscriptions.take_all()
+        if ending:
+            options = {} if receipt is None else {"receipt": receipt}
+            *others, last = ending
+            frames = [*(one.end() for one in others), last.end(**options)]
+            self._view.answer(b"".join(frames))
+        self._view.forget(self.number)
+        return bool(ending)

@@ -19,15 +19,13 @@ class Delivery(BaseDelivery):
 
     def __init__(
         self,
-        backend: Any,
-        generation: int,
+        life: Any,
         delivery_tag: int,
         frame: Frame,
         consumer_tag: str | None,
         no_ack: bool,
     ) -> None:
-        self.backend = backend
-        self.generation = generation
+        self.life = life
         self.delivery_tag = delivery_tag
         self.body = frame.body
         self._frame = frame

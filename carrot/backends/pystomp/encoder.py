@@ -9,7 +9,7 @@ from carrot.backends.pystomp import headers as mapping
 from carrot.backends.pystomp import names
 from carrot.backends.pystomp.frames import encode_headers
 from carrot.checks import entity_name, short_string
-from carrot.message import Message, Outgoing
+from carrot.message import Message, Outgoing, Properties
 
 #: How many ways of messages are remembered, encoded.
 REMEMBERED = 1000
@@ -43,9 +43,7 @@ class Encoder:
             return route + encode_headers(headers) + _expires(properties)
         # Those that are sent alike share their properties, and what these are encoded.
         shared, message_id = message.shared, message.message_id
-        if shared.wire is None:
-            shared.wire = (encode_headers(mapping.of_properties(shared, private)), b"")
-        lines = shared.wire[0] + _expires(shared)
+        lines = _encode_shared(shared, private) + _expires(shared)
         if message_id is None:
             return route + lines
         return b"%b%b%b%b\n" % (route, lines, mapping.MESSAGE_ID_LINE, message_id.encode())
@@ -59,6 +57,18 @@ class Encoder:
         route = _encode_route(exchange, routing_key, destination)
         self._routes[exchange, routing_key] = route
         return route
+
+
+def _encode_shared(shared: Properties, private: PrivateDestination) -> bytes:
+    """The lines of what messages have in common; another driver's encoding is none of ours."""
+    if "reply_to" in shared:
+        # What an exclusive queue is called depends on the connection.
+        return encode_headers(mapping.of_properties(shared, private))
+    encoded = shared.encoded
+    if encoded is None or encoded[0] is not Encoder:
+        encoded = shared.encoded = Encoder, encode_headers(mapping.of_properties(shared, private))
+    lines: bytes = encoded[1]
+    return lines
 
 
 def _encode_route(exchange: str, routing_key: str, destination: str) -> bytes:

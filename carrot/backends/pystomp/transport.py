@@ -10,12 +10,12 @@ from typing import ClassVar, Self
 from stomp.utils import calculate_heartbeats
 
 from carrot.backends.pystomp.channel import Channel
-from carrot.backends.pystomp.declared import declared_at
+from carrot.backends.pystomp.declared_topology import declared_at
 from carrot.backends.pystomp.errors import ErrorFrame, connection_failed, refusal, text_of
 from carrot.backends.pystomp.frames import HEARTBEAT as HEARTBEAT_BYTES
 from carrot.backends.pystomp.frames import Decoder, Frame, FramingError, encode
 from carrot.backends.sockets.socket import SocketStream
-from carrot.backends.sockets.stream import HEARTBEAT, StreamTransport, Writer
+from carrot.backends.sockets.stream import HEARTBEAT, StreamTransport
 from carrot.deadline import spelled
 from carrot.exceptions import (
     CarrotError,
@@ -100,8 +100,9 @@ class Transport(StreamTransport):
 
     def _say_goodbye(self, deadline: float | None) -> None:
         timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-        self.call([encode("DISCONNECT", {"receipt": (receipt := self.new_receipt())})], receipt,
-                  timeout)  # fmt: skip
+        receipt = self.new_receipt()
+        self.write(encode("DISCONNECT", {"receipt": receipt}))
+        self.await_receipt(receipt, "DISCONNECT", timeout)
 
     def _close_channels(self) -> None:
         for channel in list(self._channels.values()):
@@ -121,32 +122,26 @@ class Transport(StreamTransport):
         self._answers[receipt] = None
         return receipt
 
-    def call(
-        self,
-        frames: list[bytes],
-        receipt: str,
-        timeout: float | None,
-        channel: Writer | None = None,
-    ) -> None:
-        """Send frames, of which one asks for that *receipt*, and wait for it.
+    def await_receipt(self, receipt: str, command: str, timeout: float | None) -> None:
+        """Wait for the answer to what *command* asked, by a receipt of that name.
 
         :raises ChannelError: the broker refused.
         :raises OperationTimeout: no answer in time.
         """
         try:
-            self.write(b"".join(frames), channel)
-            try:
-                self.wait_for(lambda: self._answers[receipt] is not None, timeout)
-            except OperationTimeout as exc:
-                self.is_silent = True
-                raise OperationTimeout(
-                    f"the broker didn't answer {_command(frames[0])} within {spelled(timeout)}"
-                ) from exc
-            answer = self._answers[receipt]
-        finally:
-            self._answers.pop(receipt, None)
+            self.wait_for(lambda: self._answers[receipt] is not None, timeout)
+        except OperationTimeout as exc:
+            self.is_silent = True
+            raise OperationTimeout(
+                f"the broker didn't answer {command} within {spelled(timeout)}"
+            ) from exc
+        answer = self._answers[receipt]
         if isinstance(answer, ChannelError):
             raise answer
+
+    def forget_receipt(self, receipt: str) -> None:
+        """Nobody waits for that answer any more."""
+        self._answers.pop(receipt, None)
 
     # -- what comes in
 
@@ -193,11 +188,12 @@ class Transport(StreamTransport):
             self._raise_lost()
             number = str(next(self._channel_numbers))
             channel = self._channels[number] = Channel(self, number)
+        self.declared.attach(channel)
         return channel
 
-    def has(self, channel: Channel) -> bool:
+    def has(self, channel: object) -> bool:
         """Whether it is a channel of this connection."""
-        return self._channels.get(channel.number) is channel
+        return isinstance(channel, Channel) and self._channels.get(channel.number) is channel
 
     def forget(self, number: str) -> None:
         """The channel of that number is closed."""
@@ -207,7 +203,3 @@ class Transport(StreamTransport):
 def _was_hung_up_on(error: ConnectionFailed) -> bool:
     lost = error.__cause__
     return isinstance(lost, ConnectionLost) and isinstance(lost.__cause__, ConnectionResetError)
-
-
-def _command(frame: bytes) -> str:
-    return frame.partition(b"\n")[0].decode()

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable
 
-#: Seconds after which who waits for a turn looks again: a signal handler's exception may have
-#: ended the one who had it before it could say so.
+from carrot.deadline import Deadline, shorter
+
+#: How often a waiting thread looks at the turn again, in seconds: the reading thread may have been
+#: ended by a signal handler's exception, without a word to the others.
 LOOK = 1.0
 
 
 class SharedReader:
-    """Who of the waiting threads reads. There is no thread of its own.
+    """Lets one of the waiting threads read for all; there is no thread that only reads.
 
-    A thread that waits takes the turn and reads once, or, when another one has the turn, waits
-    until that has read; then it looks whether what it waits for has come.
+    A waiting thread takes the turn and reads once. If another one has the turn, it waits until that
+    one has read. Then it looks whether what it waits for has come.
 
     :param read_once: takes in what has come, waiting at most so many seconds for it (None: as long
         as it takes), and returns at once when it is woken.
-    :param afterwards: called when somebody has read, and the turn is free again.
-    :ivar is_taken: whether somebody is reading, or waiting to read.
+    :param afterwards: called after each reading, when the turn is free again.
+    :ivar is_taken: whether a thread is reading, or waiting to read.
     """
 
     def __init__(
@@ -40,35 +41,37 @@ class SharedReader:
 
         :raises Exception: what reading raises.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        while not ready():
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if ready():
+            return True
+        deadline = Deadline.after(timeout)
+        while True:
+            left = deadline.left
             mine = False
             try:
                 with self._passed:
-                    if self.is_taken:
-                        # It may have come between the look above and the lock.
-                        if ready():
-                            return True
-                        pause = LOOK if left is None else min(left, LOOK)
-                        if not self._passed.wait(pause) and pause == left:
-                            return bool(ready())
-                        continue
-                    self.is_taken = mine = True
-                # It may have come with what the one before us read.
-                if not ready():
+                    if not self.is_taken:
+                        self.is_taken = mine = True
+                    # It may have come between the look before this and the lock.
+                    elif ready():
+                        return True
+                    elif not self._passed.wait(shorter(left, LOOK)) and deadline.is_past:
+                        return bool(ready())
+                # It may have come with what the thread before this one has read.
+                if mine and not ready():
                     self._read_once(left)
             finally:
                 if mine:
                     # Before any call: a signal handler may raise in each of them.
                     self.is_taken = False
                     self._wake_the_others()
-            self._afterwards()
+            if mine:
+                self._afterwards()
+            if ready():
+                return True
             if left == 0:
-                return bool(ready())
-        return True
+                return False
 
     def _wake_the_others(self) -> None:
-        """The turn is free again; everybody looks whether theirs has come."""
+        """The turn is free again: let all waiting threads look."""
         with self._passed:
             self._passed.notify_all()

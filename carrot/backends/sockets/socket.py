@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import select
 import socket
 import ssl
 import struct
+import sys
 import threading
-import time
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Protocol
 
-from carrot.deadline import milliseconds, spelled, within
+from carrot.backends.sockets.poll import READ, WRITE, new_poll
+from carrot.backends.sockets.standstill import LOOKS
+from carrot.deadline import Deadline, describe, milliseconds, shorter, thread_deadline
 from carrot.exceptions import ConfigurationError
 from carrot.settings import ConnectionSettings
 
@@ -25,23 +26,28 @@ IDLE, PROBE_INTERVAL, PROBES = 60, 10, 3
 UNACKED = 60
 
 
+#: How much OpenSSL gets at a time, in bytes: it tells only when it has taken all of it.
+TLS_PIECE = 256 * 1024
+
+
 class ByteStream(Protocol):
     """What a transport needs of its byte stream; :class:`SocketStream` documents each."""
 
     def wait(self, timeout: float | None) -> bool: ...
     def wake(self) -> None: ...
     def read(self) -> bytes | None: ...
-    def write(self, data: bytes) -> None: ...
+    def send(self, data: bytes) -> int: ...
+    def write(self, data: bytes, sent: int = 0) -> None: ...
     def write_if_room(self, data: bytes) -> bytes: ...
-    def hurry(self, timeout: float | None) -> None: ...
+    def unsent(self) -> int: ...
+    def set_write_timeout(self, timeout: float | None) -> None: ...
     def close(self) -> None: ...
     def abandon(self) -> None: ...
 
 
-def connect(settings: ConnectionSettings, port: int, deadline: float | None) -> SocketStream:
+def connect(settings: ConnectionSettings, port: int, deadline: Deadline) -> SocketStream:
     """A link to the broker, TLS included.
 
-    :param deadline: as ``time.monotonic()`` counts; None waits for ever.
     :raises OSError: refused, unreachable, unknown host, no answer in time, or a certificate that
         doesn't fit.
     """
@@ -61,17 +67,14 @@ def connect(settings: ConnectionSettings, port: int, deadline: float | None) -> 
         raise
 
 
-def _seconds_until(deadline: float | None) -> float | None:
-    """What is left until *deadline*.
+def _left(deadline: Deadline) -> float | None:
+    """Seconds until *deadline*.
 
-    :raises TimeoutError: nothing.
+    :raises TimeoutError: it is past.
     """
-    if deadline is None:
-        return None
-    left = deadline - time.monotonic()
-    if left <= 0:
+    if deadline.is_past:
         raise TimeoutError("timed out")
-    return left
+    return deadline.left
 
 
 def resolve(hostname: str, port: int) -> list[tuple[Any, ...]]:
@@ -85,15 +88,15 @@ def resolve(hostname: str, port: int) -> list[tuple[Any, ...]]:
         raise socket.gaierror(f"{hostname!r} is no name that a host can have: {exc}") from exc
 
 
-def _dial(hostname: str, port: int, deadline: float | None) -> socket.socket:
+def _dial(hostname: str, port: int, deadline: Deadline) -> socket.socket:
     """A TCP connection to the first of the host's addresses that answers."""
     failure: OSError | None = None
     found = resolve(hostname, port)
     for number, (family, kind, protocol, _, address) in enumerate(found):
         sock = socket.socket(family, kind, protocol)
         try:
-            # One that is silent leaves each of those behind it the same share of the time.
-            left = _seconds_until(deadline)
+            # An address that doesn't answer leaves an equal share of the time to each other one.
+            left = _left(deadline)
             sock.settimeout(None if left is None else left / (len(found) - number))
             sock.connect(address)
         except OSError as exc:
@@ -105,25 +108,42 @@ def _dial(hostname: str, port: int, deadline: float | None) -> socket.socket:
     raise failure or OSError(f"{hostname} has no address")
 
 
-def _shake_hands(tls: ssl.SSLSocket, deadline: float | None) -> None:
-    """TLS's handshake; a timeout of the socket's own would be one for each of its reads."""
+def _shake_hands(tls: ssl.SSLSocket, deadline: Deadline) -> None:
+    """TLS's handshake, within one deadline; a socket's timeout would be one for each read."""
     tls.setblocking(False)
     while True:
         try:
             tls.do_handshake()
             return
         except ssl.SSLWantReadError:
-            wanted = select.POLLIN
+            wanted = READ
         except ssl.SSLWantWriteError:
-            wanted = select.POLLOUT
-        _poll_for(tls.fileno(), wanted, _seconds_until(deadline))
+            wanted = WRITE
+        _poll_for(tls, wanted, _left(deadline))
 
 
-def _poll_for(fd: int, wanted: int, timeout: float | None) -> bool:
-    """Whether the socket is ready for that, within *timeout* seconds."""
-    poll = select.poll()
-    poll.register(fd, wanted)
+def _poll_for(sock: socket.socket, wanted: int, timeout: float | None) -> bool:
+    """Whether the socket is ready for that, within *timeout* seconds.
+
+    :raises ValueError: it is closed.
+    """
+    poll = new_poll()
+    poll.register(sock, wanted)
     return bool(poll.poll(milliseconds(timeout)))
+
+
+if sys.platform == "win32":
+
+    def _queued(fd: int) -> int:
+        return 0
+else:
+    import fcntl
+    import termios
+
+    def _queued(fd: int) -> int:
+        """Bytes in the system's queue of what is to be sent (tcp(7), SIOCOUTQ)."""
+        (size,) = struct.unpack("i", fcntl.ioctl(fd, termios.TIOCOUTQ, b"\0\0\0\0"))
+        return int(size)
 
 
 def _notice_dead_peers(sock: socket.socket) -> None:
@@ -145,9 +165,12 @@ def _notice_dead_peers(sock: socket.socket) -> None:
 
 
 class SocketStream:
-    """A TCP connection. One thread reads at a time; writers exclude each other by themselves.
+    """A TCP connection. One thread reads at a time, and one writes.
 
-    :param timeout: seconds in which the peer must take what is written; None waits for ever.
+    The socket never blocks: whoever waits, waits in poll(), which cooperative threads such as
+    gevent's replace by their own.
+
+    :param timeout: how long a write may stand still, in seconds; None: for ever.
     """
 
     def __init__(self, sock: socket.socket, timeout: float | None) -> None:
@@ -156,49 +179,46 @@ class SocketStream:
         self._buffer = bytearray(READ_SIZE)
         self._view = memoryview(self._buffer)
         self._waker, self._woken = socket.socketpair()
-        self._waker.setblocking(False)
-        self._woken.setblocking(False)
-        self._poll = select.poll()
-        self._poll.register(sock, select.POLLIN)
-        self._poll.register(self._woken, select.POLLIN)
+        for one in (self._sock, self._waker, self._woken):
+            one.setblocking(False)
+        self._poll = new_poll()
+        self._poll.register(sock, READ)
+        self._poll.register(self._woken, READ)
         self._fd = sock.fileno()
-        self._prepare()
+        self._is_waiting = self._is_closed = False
 
-    def _prepare(self) -> None:
-        # A timeout of Python's own would cost a poll() for every write; the kernel's costs nothing.
-        self._sock.settimeout(None)
-        self.hurry(self._timeout)
-
-    def hurry(self, timeout: float | None) -> None:
-        """From now on the peer must take what is written within so many seconds."""
+    def set_write_timeout(self, timeout: float | None) -> None:
+        """From now on a write may stand still for so many seconds; None: for ever."""
         self._timeout = timeout
-        # The kernel's timeout is for a part of the data; how long it all takes is looked at then.
-        self._slice = max(0.001, min(1.0, 1.0 if timeout is None else timeout))
-        if timeout is not None:
-            seconds, fraction = divmod(self._slice, 1)
-            self._sock.setsockopt(
-                socket.SOL_SOCKET,
-                socket.SO_SNDTIMEO,
-                struct.pack("ll", int(seconds), int(fraction * 1_000_000)),
-            )
+
+    # -- reading
 
     def wait(self, timeout: float | None) -> bool:
         """Wait until there is something to read; False: it was woken, or nothing came.
 
         :param timeout: seconds; None waits as long as it takes.
+        :raises OSError: the link is closed.
         """
         arrived = False
-        for fd, _ in self._poll.poll(milliseconds(timeout)):
-            if fd == self._fd:
-                arrived = True
-            else:
-                with suppress(BlockingIOError):
-                    self._woken.recv(4096)
+        try:
+            self._is_waiting = True
+            if self._is_closed:
+                raise ConnectionAbortedError("it was closed here")
+            for fd, _ in self._poll.poll(milliseconds(timeout)):
+                if fd == self._fd:
+                    arrived = True
+                else:
+                    with suppress(BlockingIOError):
+                        self._woken.recv(4096)
+        finally:
+            self._is_waiting = False
+            if self._is_closed:
+                self.abandon()
         return arrived
 
     def wake(self) -> None:
         """End :meth:`wait`, the running one or the next. Safe in a signal handler."""
-        # A full pipe wakes as well, and of a closed link nobody waits for anything.
+        # A full pipe wakes as well, and nobody waits for a closed link.
         with suppress(OSError):
             self._waker.send(b"\0")
 
@@ -207,51 +227,89 @@ class SocketStream:
 
         :raises OSError: the connection is broken.
         """
-        size = self._sock.recv_into(self._buffer)
+        try:
+            size = self._sock.recv_into(self._buffer)
+        except BlockingIOError:
+            return None
         return bytes(self._view[:size])
 
-    def write(self, data: bytes) -> None:
-        """Send all of *data*.
+    # -- writing
 
-        :raises OSError: the connection is broken, or didn't take it all within the timeout; what
-            was sent of the data is not known, so the link is of no more use.
+    def send(self, data: bytes) -> int:
+        """Send as much of *data* as goes without waiting; returns how many bytes that was.
+
+        :raises OSError: the connection is broken.
         """
         try:
-            sent = self._sock.send(data)
+            return self._sock.send(data)
         except BlockingIOError:
-            sent = 0
-        if sent < len(data):
-            self._write_on(memoryview(data)[sent:])
-
-    def _write_on(self, rest: memoryview) -> None:
-        """Send the *rest* of what the peer is slow to take."""
-        deadline, patience = None, within(self._timeout)
-        if patience is not None:
-            deadline = time.monotonic() + patience - self._slice
-        while rest:
-            if deadline is not None and time.monotonic() >= deadline:
-                raise self._stuck(patience)
-            with suppress(BlockingIOError):
-                rest = rest[self._sock.send(rest) :]
-
-    def _stuck(self, patience: float | None) -> TimeoutError:
-        return TimeoutError(
-            f"the broker didn't take what was sent within {spelled(patience)}: is it blocked by an "
-            "alarm, or overloaded? (At most operation_timeout.)"
-        )
+            return 0
 
     def write_if_room(self, data: bytes) -> bytes:
-        """Send as much of *data* as goes without waiting; returns the rest."""
+        """The same; returns the rest."""
+        return data[self.send(data) :]
+
+    def write(self, data: bytes, sent: int = 0) -> None:
+        """Send all of *data*, however long that takes, as long as something moves.
+
+        :param sent: how many bytes of it were sent before.
+        :raises OSError: the connection is broken, or nothing moved for the write timeout, or the
+            thread's deadline is past. How much the peer got is not known then, so the link is of
+            no more use.
+        """
+        rest = memoryview(data)[sent:]
+        bound, still = thread_deadline(), Deadline.after(self._timeout)
+        unsent = self.unsent()
+        while True:
+            done, wanted = self._send(rest)
+            rest = rest[done:]
+            if not rest:
+                return
+            if bound.is_past or still.is_past:
+                raise self._stuck(len(data) - len(rest), len(data), still)
+            look = None if self._timeout is None else self._timeout / LOOKS
+            has_room = _poll_for(self._sock, wanted, shorter(look, bound.left))
+            # The system tells of room only when it has a lot, so its own queue tells more.
+            before, unsent = unsent, self.unsent()
+            if has_room or unsent < before:
+                still = Deadline.after(self._timeout)
+
+    def _send(self, data: memoryview) -> tuple[int, int]:
+        """Send as much of *data* as goes; returns the number of bytes, and what to poll for."""
         try:
-            return data[self._sock.send(data, socket.MSG_DONTWAIT) :]
+            return self._sock.send(data), WRITE
         except BlockingIOError:
-            return data
+            return 0, WRITE
+
+    def _stuck(self, sent: int, total: int, still: Deadline) -> TimeoutError:
+        """The error for a write that was given up."""
+        progress = describe_progress(sent - self.unsent(), total)
+        why = f"nothing moved for {describe(self._timeout)}" if still.is_past else "time was up"
+        return TimeoutError(
+            f"the broker didn't take what was sent in time: sent {progress}, then {why}: is it "
+            "blocked by an alarm, or overloaded? (A standstill may take operation_timeout.)"
+        )
+
+    def unsent(self) -> int:
+        """Bytes that were written, and that the peer has not received yet, as far as is known."""
+        try:
+            return _queued(self._sock.fileno())
+        except (OSError, ValueError):
+            return 0  # it is closed, or the system doesn't tell
+
+    # -- the end
 
     def close(self) -> None:
         """Hang up. Again is harmless."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         with suppress(OSError):
             self._sock.shutdown(socket.SHUT_RDWR)
-        self.abandon()
+        self.wake()
+        # Else the waiting thread does it: what it polls must not become another's meanwhile.
+        if not self._is_waiting:
+            self.abandon()
 
     def abandon(self) -> None:
         """Free the socket without a word to the peer, as a forked child does."""
@@ -264,61 +322,59 @@ class TlsStream(SocketStream):
 
     _sock: ssl.SSLSocket
 
-    def hurry(self, timeout: float | None) -> None:
-        self._timeout = timeout
-
-    def _prepare(self) -> None:
-        self._sock.setblocking(False)
-        # Reentrant, for a signal handler may close what it interrupts.
+    def __init__(self, sock: ssl.SSLSocket, timeout: float | None) -> None:
+        # Reentrant, because a signal handler may close the link that it interrupts.
         self._tls_lock = threading.RLock()
+        super().__init__(sock, timeout)
 
     def wait(self, timeout: float | None) -> bool:
         # What is decrypted already is no longer in the socket.
         with self._tls_lock:
-            if self._sock.pending():
+            if not self._is_closed and self._sock.pending():
                 return True
         return super().wait(timeout)
 
     def read(self) -> bytes | None:
         try:
             with self._tls_lock:
+                self._check_open()
                 size = self._sock.recv_into(self._buffer)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             return None  # a part of a record, or one that was TLS's own
         return bytes(self._view[:size])
 
-    def write(self, data: bytes) -> None:
-        view = memoryview(data)
-        patience = within(self._timeout)
-        deadline = None if patience is None else time.monotonic() + patience
-        while view:
-            try:
-                with self._tls_lock:
-                    sent = self._sock.send(view)
-                view = view[sent:]
-                continue
-            except ssl.SSLWantReadError:
-                wanted = select.POLLIN  # TLS has something of its own to settle first
-            except ssl.SSLWantWriteError:
-                wanted = select.POLLOUT
-            left = None if deadline is None else deadline - time.monotonic()
-            if (left is not None and left <= 0) or not _poll_for(self._fd, wanted, left):
-                raise self._stuck(patience)
-
-    def write_if_room(self, data: bytes) -> bytes:
+    def _send(self, data: memoryview | bytes) -> tuple[int, int]:
         try:
             with self._tls_lock:
-                return data[self._sock.send(data) :]
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                self._check_open()
+                return self._sock.send(data[:TLS_PIECE]), WRITE
+        except ssl.SSLWantReadError:
+            return 0, READ  # TLS has something of its own to settle first
+        except ssl.SSLWantWriteError:
             # OpenSSL may have begun with it. It wants the same bytes next, and gets them: what is
             # kept back goes first.
-            return data
+            return 0, WRITE
+
+    def send(self, data: bytes) -> int:
+        return self._send(data)[0]
+
+    def _check_open(self) -> None:
+        # Python's shutdown() takes TLS away, and then data would come and go unencrypted.
+        if self._is_closed:
+            raise ConnectionAbortedError("it was closed here")
 
     def close(self) -> None:
-        # Python's shutdown() takes TLS away first, and what another thread sends in that moment
-        # would go out as it is.
         with self._tls_lock:
             super().close()
+
+
+def describe_progress(done: int, total: int) -> str:
+    """How far something came, for an error: "3.2 of 24 MB"."""
+    unit, name = next(
+        (unit, name) for unit, name in ((1e6, "MB"), (1e3, "kB"), (1, "bytes"))
+        if total >= unit or unit == 1
+    )  # fmt: skip
+    return f"{max(0, done) / unit:.3g} of {total / unit:.3g} {name}"
 
 
 _TLS_OPTIONS = ("ca_certs", "certfile", "keyfile", "server_hostname", "cert_reqs", "ciphers")

@@ -6,11 +6,8 @@ it waits: waiting is for the socket's file descriptor, outside the lock.
 
 from __future__ import annotations
 
-import os
-import select
 import socket
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
@@ -19,9 +16,11 @@ from typing import cast
 import zmq
 from zmq.utils.monitor import recv_monitor_message
 
-from carrot.backends.sockets.socket import resolve
+from carrot.backends.sockets.poll import READ, new_poll
+from carrot.backends.sockets.socket import describe_progress, resolve
 from carrot.backends.zeromq.errors import CurveRefused, Refused
-from carrot.deadline import milliseconds, within
+from carrot.deadline import Deadline, describe, milliseconds, thread_deadline
+from carrot.forks import Stage, register
 from carrot.server.protocol import (
     EVENTS,
     HIGH_WATER_MARK,
@@ -81,24 +80,21 @@ class _Contexts:
 
 
 _contexts = _Contexts()
-os.register_at_fork(after_in_child=_contexts.after_fork_in_child)
+register(Stage.TRANSPORTS, after_in_child=_contexts.after_fork_in_child)
 
 
-def connect(settings: ConnectionSettings, port: int, deadline: float | None) -> ZeromqStream:
+def connect(settings: ConnectionSettings, port: int, deadline: Deadline) -> ZeromqStream:
     """A link to the broker, its handshake included.
 
-    :param deadline: as ``time.monotonic()`` counts; None waits for ever.
     :raises OSError: refused, unreachable, unknown host, no answer in time.
     :raises CurveRefused: the CURVE keys don't fit.
     """
     failure: OSError | None = None
     found = _endpoints(settings, port)
     for number, (endpoint, family, address) in enumerate(found):
-        share = deadline
-        if deadline is not None:
-            # One that is silent leaves each of those behind it the same share of the time.
-            now = time.monotonic()
-            share = now + (deadline - now) / (len(found) - number)
+        # An address that doesn't answer leaves an equal share of the time to each other one.
+        left = deadline.left
+        share = Deadline.after(None if left is None else left / (len(found) - number))
         try:
             return _connect(endpoint, family, address, settings, share)
         except OSError as exc:
@@ -127,7 +123,7 @@ def _connect(
     family: socket.AddressFamily,
     address: object,
     settings: ConnectionSettings,
-    deadline: float | None,
+    deadline: Deadline,
 ) -> ZeromqStream:
     sock = monitor = None
     try:
@@ -177,7 +173,7 @@ def _monitor(sock: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
     return monitor
 
 
-def _shake_hands(monitor: zmq.Socket[bytes], deadline: float | None) -> bool:
+def _shake_hands(monitor: zmq.Socket[bytes], deadline: Deadline) -> bool:
     """Wait for ZeroMQ's own handshake; False: nobody listens, or the peer hung up.
 
     :raises CurveRefused: the CURVE keys don't fit.
@@ -186,9 +182,11 @@ def _shake_hands(monitor: zmq.Socket[bytes], deadline: float | None) -> bool:
     """
     failed = None
     while True:
-        left = None if deadline is None else max(0, int(1000 * (deadline - time.monotonic())))
-        if not monitor.poll(left):
-            raise failed or TimeoutError("timed out")
+        left = milliseconds(deadline.left)
+        if not monitor.poll(None if left is None else int(left)):
+            if deadline.is_past:
+                raise failed or TimeoutError("timed out")
+            continue
         message = recv_monitor_message(monitor)
         event, value = message["event"], message["value"]
         if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
@@ -208,10 +206,11 @@ def _handshake_failure(event: int, value: int) -> OSError:
     return Refused("ZeroMQ's handshake failed")
 
 
-def _why_not(family: socket.AddressFamily, address: object, deadline: float | None) -> OSError:
+def _why_not(family: socket.AddressFamily, address: object, deadline: Deadline) -> OSError:
     """ZeroMQ doesn't tell why it can't connect, so the system is asked."""
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.settimeout(None if deadline is None else max(0.001, deadline - time.monotonic()))
+        left = deadline.left
+        probe.settimeout(None if left is None else max(0.001, left))
         try:
             probe.connect(address)  # type: ignore[arg-type]
         except OSError as exc:
@@ -226,7 +225,7 @@ class ZeromqStream:
     though never inside ZeroMQ.
 
     :param monitor: tells when the connection is gone.
-    :param timeout: seconds in which there must be room for what is written; None waits for ever.
+    :param timeout: how long a write may stand still, in seconds; None: for ever.
     """
 
     def __init__(
@@ -243,14 +242,14 @@ class ZeromqStream:
         self._woken.setblocking(False)
         self._fd, self._monitor_fd = int(sock.fd), int(monitor.fd)
         self._woken_fd = self._woken.fileno()
-        self._poll = select.poll()
+        self._poll = new_poll()
         for fd in (self._fd, self._monitor_fd, self._woken_fd):
-            self._poll.register(fd, select.POLLIN)
+            self._poll.register(fd, READ)
         # A file descriptor tells nothing until its socket was found to be empty.
         self._look_at_monitor()
 
-    def hurry(self, timeout: float | None) -> None:
-        """From now on there must be room for what is written within so many seconds."""
+    def set_write_timeout(self, timeout: float | None) -> None:
+        """From now on a write may stand still for so many seconds; None: for ever."""
         self._timeout = timeout
 
     # -- reading
@@ -322,46 +321,53 @@ class ZeromqStream:
 
     # -- writing
 
-    def write(self, data: bytes) -> None:
-        """Send all of *data*.
+    def write(self, data: bytes, sent: int = 0) -> None:
+        """Send all of *data*, however long that takes, as long as something moves.
 
-        :raises OSError: the link is gone, or had no room for it within the timeout.
+        :param sent: how many bytes of it were sent before.
+        :raises OSError: the link is gone, or nothing moved for the write timeout, or the thread's
+            deadline is past.
         """
-        rest = self.write_if_room(data)
-        if rest:
-            self._write_on(rest)
-
-    def _write_on(self, rest: bytes) -> None:
-        """Send the *rest* of what the peer is slow to take."""
-        patience = within(self._timeout)
-        deadline = None if patience is None else time.monotonic() + patience
-        room = select.poll()
-        room.register(self._fd, select.POLLIN)  # which is ready for writing, too
-        while rest := self.write_if_room(rest):
+        rest = memoryview(data)[sent:]
+        bound, still = thread_deadline(), Deadline.after(self._timeout)
+        room = new_poll()
+        room.register(self._fd, READ)  # which is ready for writing, too
+        while True:
+            if done := self.send(rest):
+                still = Deadline.after(self._timeout)
+                rest = rest[done:]
+            if not rest:
+                return
             self._look_at_monitor()
             if self._is_gone:
                 self.wake()
                 if self._has_unread():
                     return  # lost, as TCP would lose it; what was sent before the end says why
                 raise ConnectionResetError("the broker hung up")
-            if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(
-                    f"the broker didn't take what was sent within {self._timeout} seconds "
-                    "(operation_timeout): is it overloaded?"
-                )
+            if bound.is_past or still.is_past:
+                raise self._stuck(len(data) - len(rest), len(data), still)
             room.poll(1000 * ROOM_INTERVAL)
+
+    def _stuck(self, sent: int, total: int, still: Deadline) -> TimeoutError:
+        why = f"nothing moved for {describe(self._timeout)}" if still.is_past else "time was up"
+        return TimeoutError(
+            f"the broker didn't take what was sent in time: sent {describe_progress(sent, total)}, "
+            f"then {why}: is it overloaded? (A standstill may take operation_timeout.)"
+        )
 
     def write_if_room(self, data: bytes) -> bytes:
         """Send as much of *data* as goes without waiting; returns the rest."""
+        return data[self.send(data) :]
+
+    def send(self, data: bytes | memoryview) -> int:
+        """The same; returns how many bytes that was."""
+        sent, size = 0, len(data)
         with self._lock:
             self._check_open()
             try:
-                while len(data) > PIECE:
-                    self._sock.send(data[:PIECE], NOBLOCK)
-                    data = data[PIECE:]
-                if data:
-                    self._sock.send(data, NOBLOCK)
-                data = b""
+                while sent < size:
+                    self._sock.send(data[sent : sent + PIECE], NOBLOCK)
+                    sent = min(size, sent + PIECE)
             except zmq.Again:
                 pass
             except zmq.ZMQError as exc:
@@ -369,7 +375,11 @@ class ZeromqStream:
             # Sending takes in what has happened, and then the file descriptor doesn't tell it.
             if self._is_waiting and self._has_arrived():
                 self.wake()
-        return data
+        return sent
+
+    def unsent(self) -> int:
+        """Not known: ZeroMQ has a queue of its own."""
+        return 0
 
     # -- the end
 

@@ -7,8 +7,9 @@ from typing import ClassVar
 from carrot.backends.amqp.transport import Transport as AmqpTransport
 from carrot.backends.zeromq.errors import connection_failed
 from carrot.backends.zeromq.socket import ZeromqStream, connect
+from carrot.deadline import Deadline
 from carrot.exceptions import ConfigurationError, ConnectionFailed
-from carrot.server.protocol import DEFAULT_PORT
+from carrot.server.protocol import DEFAULT_PORT, MESSAGE_MAX
 from carrot.settings import ConnectionSettings
 
 
@@ -18,6 +19,7 @@ class Transport(AmqpTransport):
     default_port: ClassVar[int | None] = DEFAULT_PORT
     default_tls_port: ClassVar[int | None] = DEFAULT_PORT
     has_curve: ClassVar[bool] = True
+    message_max: ClassVar[int | None] = MESSAGE_MAX
 
     @classmethod
     def _place(cls, settings: ConnectionSettings) -> str:
@@ -26,7 +28,7 @@ class Transport(AmqpTransport):
         return super()._place(settings)
 
     @classmethod
-    def _dial(cls, settings: ConnectionSettings, deadline: float | None) -> ZeromqStream:
+    def _dial(cls, settings: ConnectionSettings, deadline: Deadline) -> ZeromqStream:
         if settings.ssl:
             raise ConfigurationError(
                 "the zeromq driver has no TLS: encrypt with CURVE, by curve_server_key= and "

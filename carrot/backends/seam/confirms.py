@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from carrot import remedies
 from carrot.exceptions import ChannelError, ContentTooLarge, Nacked, PublishError, Unroutable
 from carrot.message import Message
 
@@ -16,27 +17,17 @@ _Published = tuple[Message, str, str, bool]
 
 
 class Confirms:
-    """The books of one channel in confirm mode. The driver's lock guards it.
+    """The books of one life of a channel in confirm mode. The driver's lock guards it."""
 
-    :param first: the number of its first message: a backend's channels count on, one after the
-        other, so that no message is ever taken for another one.
-    """
-
-    def __init__(self, first: int = 1) -> None:
-        self.first = first
-        self._last = first - 1
-        self._oldest = first  # none before it is pending
+    def __init__(self) -> None:
+        self._last = 0
+        self._oldest = 1  # none before it is pending
         self._pending: dict[int, _Published] = {}
         self._returned: dict[int, str] = {}
         self._failed: dict[int, PublishError] = {}
         self._blamed: dict[int, ChannelError] = {}
         # Given up waiting for: whether the broker has them, nobody knows.
         self._unanswered: set[int] = set()
-
-    @property
-    def next(self) -> int:
-        """The number that the next message will have."""
-        return self._last + 1
 
     def publish(
         self, message: Message, exchange: str, routing_key: str, mandatory: bool = False
@@ -68,7 +59,7 @@ class Confirms:
         :param tag: as the broker counts, from 1 in each channel.
         :param multiple: it is for all messages up to that one.
         """
-        number = tag + self.first - 1
+        number = tag
         if not multiple:
             self._settle(number, taken)
             return
@@ -142,7 +133,7 @@ class Confirms:
     def is_settled(self, number: int) -> bool:
         """Whether the broker has answered for that message, on this channel."""
         return (
-            self.first <= number <= self._last
+            1 <= number <= self._last
             and number not in self._pending
             and number not in self._unanswered
         )
@@ -162,7 +153,7 @@ class Confirms:
         """
         for number in numbers if self._blamed else ():
             if (error := self._blamed.pop(number, None)) is not None:
-                raise ChannelError.from_reply(error.code, error.text)
+                raise remedies.channel_error(error.code, error.text)
         if not self._failed:
             return
         failures = [self._failed.pop(number) for number in numbers if number in self._failed]

@@ -1,0 +1,32 @@
+"""The backend: a channel that outlives its connection, written once for all drivers.
+
+==================  ===========================================================================
+backend             :class:`Backend`: what the layers above hold; opens a life, and replaces it
+life                :class:`Life`: everything that ends together with one channel
+confirms            which published messages the broker has settled
+subscriptions       the consumers of a life, and those that somebody waits for
+topology            what was declared through a backend, so that it can be declared again
+stop_flag           who was told to stop, and who has heeded it
+==================  ===========================================================================
+
+**Locks.** A thread that holds one of these may take those below it, and never one above:
+
+=====================  =====================================  ====================================
+lock                   guards                                 held while waiting for the broker
+=====================  =====================================  ====================================
+``_change_turn``       steps that belong together: opening a  yes: it is a turn, not a lock on
+(Backend)              life, subscribing, cancelling          data. It is taken with the thread's
+                                                              deadline, and neither ``close()``
+                                                              nor publishing nor settling on an
+                                                              open life ever takes it
+``_publish_lock``      a message's number and its write, in   never; while bytes are written, with
+(a driver's channel)   this order                             the deadline of the write
+``_asking``            one request at a time on a channel     yes: a turn, as above
+(amqp, a channel)
+``_settle_lock``       a message's state and its life         never
+(Life)
+``_life_lock``         which life is the current one          never
+(Backend)
+a transport's own      see its class                          never
+=====================  =====================================  ====================================
+"""
