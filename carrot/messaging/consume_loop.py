@@ -112,6 +112,7 @@ class ConsumeLoop(Iterator[bool]):
         self.state = State.SUBSCRIBING
         self.remaining = limit
         self._members = members
+        self._consumers = members.backend.consumers
         self._deadline = deadline
         self._subscribe = subscribe or members.subscribe
         # One stop() ends all loops that run, in whatever threads. As it is now: a stop() that
@@ -144,8 +145,7 @@ class ConsumeLoop(Iterator[bool]):
         if self.state is State.ENDED or self.remaining == 0:
             self._members.backend.stop_flag.heed()
             raise StopIteration
-        backend = self._members.backend
-        consumers = backend.consumers
+        consumers = self._consumers
         while True:
             if self._deadline.at is not None and self._deadline.is_past:
                 raise OperationTimeout("the timeout is over, and not all was processed")
@@ -195,7 +195,9 @@ class ConsumeLoop(Iterator[bool]):
             # When it fails, the next step finds out, and the broker sends nothing more either.
             with suppress(CarrotError):
                 members.complete()
-            self._free = 0
+            # Nothing more comes until it is subscribed again, which this loop does itself, or
+            # another thread's.
+            self._free = None if members.is_alone else 0
 
     def _subscribe_for_more(self) -> bool:
         """Subscribe for what is still wanted, when all that had come is processed."""
