@@ -56,7 +56,7 @@ def test_the_peer_delivers_what_the_name_of_the_queue_says(amqp_peer: str) -> No
     with BrokerConnection(amqp_peer) as connection:
         consumer = Consumer(connection, "counted-7", prefetch_count=3, callbacks=[ack])
         with pytest.raises(OperationTimeout):
-            consumer.wait(limit=8, timeout=0.5)
+            consumer.wait(timeout=0.5)
 
     assert len(received) == 7
     assert len(received[0].body) == 80
