@@ -89,10 +89,6 @@ def is_transient(error: Exception) -> bool:
     return classify(error) is ErrorClass.TRANSIENT
 
 
-# The name that carrot.messaging still uses.
-passes = is_transient
-
-
 def recover(
     connection: Reconnectable,
     lost: Exception,

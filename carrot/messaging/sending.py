@@ -16,7 +16,6 @@ from carrot.exceptions import (
     ConfigurationError,
     EncodeError,
     Nacked,
-    OperationTimeout,
 )
 from carrot.message import Message, Outgoing, Properties
 from carrot.messaging.message_ids import unique_id
@@ -273,6 +272,3 @@ def checked_delivery_mode(mode: Any) -> int:
         raise ConfigurationError(
             f"delivery_mode can't be {mode!r}: use 2 or 'persistent', 1 or 'transient'"
         ) from None
-
-
-__all__ = ["DELIVERY_MODES", "OperationTimeout", "Sender", "Sending", "checked_delivery_mode"]

@@ -33,7 +33,7 @@ from carrot.deadline import (
 from carrot.exceptions import CarrotError, ConfigurationError, ConnectionLost, OperationTimeout
 from carrot.settings import ConnectionSettings
 
-__all__ = ["HEARTBEAT", "StreamChannel", "StreamTransport", "TransportView", "Writer"]
+__all__ = ["HEARTBEAT", "StreamTransport", "TransportView", "Writer"]
 
 #: Seconds between signs of life, unless the settings say otherwise.
 HEARTBEAT = 10
@@ -62,36 +62,6 @@ class TransportView(Protocol):
         patience: float | None = None,
         request: int | None = None,
     ) -> None: ...
-
-
-class StreamChannel:
-    """What channels on a StreamTransport have in common: when what they publish goes out."""
-
-    is_open: bool
-    _line: TransportView
-
-    def check_open(self) -> None:
-        """Asked under the lock that guards what is written; raises why it is closed."""
-        raise NotImplementedError
-
-    def publish(self, data: bytes, keep: bool) -> None:
-        """Send a message; *keep* it back until there are more to be sent with it."""
-        if keep:
-            self._line.write_with_others(data, self)
-        else:
-            self._line.write(data, self)
-
-    def look(self) -> None:
-        """Take in what has arrived, if nobody has lately."""
-        self._line.look()
-
-    def flush(self) -> None:
-        """Send what was kept back."""
-        self._line.flush()
-
-    def flush_soon(self) -> None:
-        """Let what was kept back be sent, without waiting for it."""
-        self._line.flush_soon()
 
 
 class StreamTransport(BaseTransport):
