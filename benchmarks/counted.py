@@ -6,21 +6,40 @@ with the carrot of any checkout. It imports nothing of benchmarks, for that need
 
 from __future__ import annotations
 
+import logging  # noqa: F401  # as most programs have it: nobody listens
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import carrot
-from carrot import BrokerConnection, Consumer, Publisher
-from carrot.message import Message
+if TYPE_CHECKING:
+    from carrot import Consumer, Publisher
+    from carrot.message import Message
 
 EXCHANGE = "counted"
 BODY = {"id": 1234567, "action": "import_feed", "ok": True, "text": "x" * 24}
 TIMEOUT = 300.0  # seconds: a hundred times what it takes without valgrind
 #: How many messages send_many() has: as one of them, so that their number doesn't matter.
 MANY = 100
+
+
+def slow_down(factor: float) -> None:
+    """Let the clock run so many times slower, and waits last as much longer.
+
+    What a program does once a millisecond, it would else do for each message where each takes a
+    millisecond.
+    """
+    monotonic, wait = time.monotonic, threading.Condition.wait
+
+    def slow_monotonic() -> float:
+        return monotonic() / factor
+
+    def slow_wait(condition: threading.Condition, timeout: float | None = None) -> bool:
+        return wait(condition, None if timeout is None else timeout * factor)
+
+    time.monotonic = slow_monotonic
+    threading.Condition.wait = slow_wait  # type: ignore[assignment,method-assign]
 
 
 def send(publisher: Publisher, count: int) -> None:
@@ -45,30 +64,14 @@ def receive(consumer: Consumer, count: int) -> None:
     consumer.wait(limit=count, timeout=TIMEOUT)
 
 
-def slow_down(factor: float) -> None:
-    """Let the clock run so many times slower, and waits last as much longer.
-
-    What a program does once a millisecond, it would else do for each message where each takes a
-    millisecond.
-    """
-    monotonic, wait = time.monotonic, threading.Condition.wait
-
-    def slow_monotonic() -> float:
-        return monotonic() / factor
-
-    def slow_wait(condition: threading.Condition, timeout: float | None = None) -> bool:
-        return wait(condition, None if timeout is None else timeout * factor)
-
-    time.monotonic = slow_monotonic
-    threading.Condition.wait = slow_wait  # type: ignore[assignment,method-assign]
-
-
 def main(step: str, url: str, messages: int, total: int) -> None:
     """Do *step* with so many messages.
 
     :param step: send, send_many or receive.
     :param total: what the longer of two runs has: before receiving, each sends so many.
     """
+    from carrot import BrokerConnection, Consumer, Publisher
+
     queue = f"counted-{messages}"  # benchmarks.amqp_peer knows by its name what it has
     with BrokerConnection(url, heartbeat=0) as connection:
         consumer = Consumer(connection, queue, EXCHANGE, queue, prefetch_count=total)
@@ -85,6 +88,8 @@ def main(step: str, url: str, messages: int, total: int) -> None:
 
 
 if __name__ == "__main__":
-    slow_down(float(sys.argv[5]))
+    slow_down(float(sys.argv[5]))  # before carrot is imported, which takes the clock from there
+    import carrot
+
     main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
     print(Path(carrot.__file__).parents[1])

@@ -33,7 +33,8 @@ class DeliveringLife(Protocol):
     channel: SettlingChannel
     over: Exception | None
     settle_lock: AbstractContextManager[Any]
-    settled: int
+
+    def note(self, message: Message) -> None: ...
 
 
 class Settler(Protocol):
@@ -119,9 +120,10 @@ class Message:
         self.backend = backend
         self.delivery_tag = delivery_tag
         if no_ack:
-            self._settled_by_broker()
+            self.settled_by_broker()
 
-    def _settled_by_broker(self) -> None:
+    def settled_by_broker(self) -> None:
+        """Say that the broker settled it as it delivered it (no_ack)."""
         self.no_ack = True
         self._state = ACK
 
@@ -148,13 +150,28 @@ class Message:
             self._delivery_info = self._load_delivery_info()
         return self._delivery_info
 
+    # A driver's subclass makes what a delivery says of itself when it is first asked for: made for
+    # each message it would cost 1.5 to 4 µs, and most programs never look at it.
+
     def _load_properties(self) -> dict[str, Any]:
-        """The properties, for this receiver alone, when they are first asked for."""
+        """The properties, for this receiver alone."""
+        raise NotImplementedError
+
+    def _load_origin(self) -> tuple[str, str, bool, str | None]:
+        """Exchange, routing key, redelivered, and the consumer tag (None: it was fetched)."""
         raise NotImplementedError
 
     def _load_delivery_info(self) -> dict[str, Any]:
-        """The same for :attr:`delivery_info`."""
-        raise NotImplementedError
+        exchange, routing_key, redelivered, consumer_tag = self._load_origin()
+        info = {
+            "delivery_tag": self.delivery_tag,
+            "redelivered": redelivered,
+            "exchange": exchange,
+            "routing_key": routing_key,
+        }
+        if consumer_tag is not None:
+            info["consumer_tag"] = consumer_tag
+        return info
 
     @property
     def content_type(self) -> str | None:
@@ -270,7 +287,6 @@ class Message:
             except BaseException:
                 self._state = RECEIVED
                 raise
-            life.settled += 1
 
     def _settle_by_backend(self, state: str) -> None:
         """Settle a message that was made by hand, on a backend given with it."""
@@ -329,27 +345,3 @@ class Outgoing(Message):
         if self.message_id is None:
             return self.shared
         return {**self.shared, "message_id": self.message_id}
-
-
-class Delivery(Message):
-    """A message as a driver delivers it: what it says of itself is made when it is asked for.
-
-    Making properties and delivery info for each message would cost 1.5 to 4 µs, and most programs
-    never look at them. A driver's subclass says how, and has an ``__init__`` of its own.
-    """
-
-    def _load_origin(self) -> tuple[str, str, bool, str | None]:
-        """Exchange, routing key, redelivered, and the consumer tag (None: it was fetched)."""
-        raise NotImplementedError
-
-    def _load_delivery_info(self) -> dict[str, Any]:
-        exchange, routing_key, redelivered, consumer_tag = self._load_origin()
-        info = {
-            "delivery_tag": self.delivery_tag,
-            "redelivered": redelivered,
-            "exchange": exchange,
-            "routing_key": routing_key,
-        }
-        if consumer_tag is not None:
-            info["consumer_tag"] = consumer_tag
-        return info

@@ -30,7 +30,6 @@ __all__ = [
     "Queue",
     "QueueAlreadyExistsWarning",
     "QueueDeclared",
-    "Subscribed",
 ]
 
 #: The name that carrot has always had for a received message.
@@ -145,31 +144,29 @@ class QueueAlreadyExistsWarning(UserWarning):
 # -- the channel ------------------------------------------------------------------------
 
 
-class Subscribed(Protocol):
-    """A consumer of a channel, as the channel sees it."""
-
-    @property
-    def no_ack(self) -> bool: ...
-
-
 class ChannelListener(Protocol):
     """Who is told what comes in on a channel; called by whichever thread is reading.
 
     Its methods are quick, wait for nothing and ask the broker nothing.
     """
 
-    @property
-    def subscriptions(self) -> Mapping[str, Subscribed]:
-        """Its consumers, by their tags."""
+    def deliver(self, consumer_tag: str, message: Message) -> bool:
+        """The broker delivered *message*, which knows its life, to that consumer.
 
-    def deliver(self, consumer_tag: str, message: Message) -> None:
-        """The broker delivered *message* to that consumer."""
+        That it came without acks, its subscription tells it.
+
+        :returns: False: there is no such consumer any more, and the broker takes it back.
+        """
 
     def consumer_cancelled(self, consumer_tag: str) -> None:
         """The broker ended that consumer (basic.cancel)."""
 
     def channel_closed(self, error: CarrotError) -> None:
         """The broker closed the channel, or nobody will hear its answers any more."""
+
+
+def _nobody() -> None:
+    return None
 
 
 class BaseChannel(ABC):
@@ -182,16 +179,16 @@ class BaseChannel(ABC):
     """
 
     is_open: bool
-    _listener: weakref.ref[ChannelListener] | None = None
+    _listener: Callable[[], ChannelListener | None] = staticmethod(_nobody)
 
-    def listen(self, listener: ChannelListener) -> None:
-        """Tell *listener* what comes in from now on; it is not kept alive for it."""
-        self._listener = weakref.ref(listener)
+    def listen(self, listener: ChannelListener | None) -> None:
+        """Tell *listener* what comes in from now on, or nobody; it is not kept alive for it."""
+        self._listener = _nobody if listener is None else weakref.ref(listener)
 
     @property
     def listener(self) -> ChannelListener | None:
         """Who is told what comes in, if anybody is."""
-        return None if self._listener is None else self._listener()
+        return self._listener()
 
     @property
     def native(self) -> Any:

@@ -42,6 +42,8 @@ class Channel:
     def __init__(self, connection: ChannelOwner, broker: VirtualHost) -> None:
         self.connection = connection
         self.is_open = True
+        #: Called when it is closed, under the lock.
+        self.on_close: Callable[[], object] | None = None
         self.unacked = Unacked()
         self.consumers: dict[str, Consumer] = {}
         self.consumer_prefetch = 0
@@ -84,6 +86,9 @@ class Channel:
     def take_down(self) -> tuple[list[QueuedMessage], list[Queue]]:
         """End everything; returns the messages to put back, and the queues that it consumed."""
         self.is_open = False
+        on_close, self.on_close = self.on_close, None
+        if on_close is not None:
+            on_close()
         queues = [consumer.queue for consumer in self.consumers.values()]
         for consumer in tuple(self.consumers.values()):
             self._remove(consumer)

@@ -8,6 +8,7 @@ recovers from what is transient, raises at once what the broker refused, and end
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -17,7 +18,7 @@ from typing import Protocol
 from carrot import logs
 from carrot.backends.seam.backend import Backend
 from carrot.connection import BrokerConnection
-from carrot.deadline import Deadline, bounded_by
+from carrot.deadline import Deadline, bounded_by, now
 from carrot.exceptions import (
     AccessRefused,
     CarrotError,
@@ -37,6 +38,9 @@ class State(Enum):
     WAITING = "waiting"
     RECOVERING = "recovering"
     ENDED = "ended"
+
+
+_ALWAYS, _NEVER = sys.maxsize, -1
 
 
 class Event(Enum):
@@ -112,14 +116,14 @@ class ConsumeLoop(Iterator[bool]):
         self.state = State.SUBSCRIBING
         self.remaining = limit
         self._members = members
-        self._consumers = members.backend.consumers
+        self._next_delivery = members.backend.consumers.next_delivery
         self._deadline = deadline
         self._subscribe = subscribe or members.subscribe
         # One stop() ends all loops that run, in whatever threads. As it is now: a stop() that
         # comes while this subscribes may be heeded by another's loop.
         self._stops = members.backend.stop_flag.heeded
-        # How many messages can be processed before the window has to be looked at again.
-        self._free: int | None = 0
+        # The window has to be looked at from when so few steps remain.
+        self._window_counts_at = _ALWAYS
         self._is_exact = False
 
     @property
@@ -129,7 +133,7 @@ class ConsumeLoop(Iterator[bool]):
 
     def start(self, at_most: int | None = None) -> None:
         """Subscribe, over a new connection if need be."""
-        self._free, self._is_exact = 0, at_most is not None
+        self._window_counts_at, self._is_exact = _ALWAYS, at_most is not None
         try:
             with bounded_by(self._deadline):
                 self._subscribe(at_most)
@@ -140,32 +144,31 @@ class ConsumeLoop(Iterator[bool]):
 
     def _enter(self, event: Event) -> None:
         self.state = TRANSITIONS[self.state, event]
+        if self.state is State.ENDED:
+            self.remaining = 0
 
     def __next__(self) -> bool:
-        if self.state is State.ENDED or self.remaining == 0:
+        if self.remaining == 0:
             self._members.backend.stop_flag.heed()
             raise StopIteration
-        consumers = self._consumers
+        at = self._deadline.at
         while True:
-            if self._deadline.at is not None and self._deadline.is_past:
+            if at is not None and now() >= at:
                 raise OperationTimeout("the timeout is over, and not all was processed")
             try:
-                entry = consumers.next_delivery(self._stops, self._deadline)
+                entry = self._next_delivery(self._stops, self._deadline)
             except CarrotError as exc:
                 self._recover_or_raise(exc)
                 continue
             if entry is None:
                 if self._subscribe_for_more():
                     continue
-                self.remaining = 0
                 self._enter(Event.TOLD)
                 raise StopIteration
-            if self.remaining is not None:
-                self.remaining -= 1
-                if self._free:
-                    self._free -= 1
-                elif self._free == 0:
-                    self._look_at_window()
+            if (remaining := self.remaining) is not None:
+                self.remaining = remaining = remaining - 1
+                if remaining <= self._window_counts_at:
+                    self._look_at_window(remaining)
             message = entry[1]
             try:
                 entry[0].callback(message)
@@ -182,22 +185,21 @@ class ConsumeLoop(Iterator[bool]):
 
     # -- no more than the limit
 
-    def _look_at_window(self) -> None:
+    def _look_at_window(self, remaining: int) -> None:
         """Before the message in hand is processed: let no ack bring more than is wanted."""
         members = self._members
         window, wanted = members.window, members.remaining()
+        # Those of other threads take from the same.
+        self._window_counts_at = _NEVER if members.is_alone else _ALWAYS
         if window is None or wanted is None:
-            self._free = None
+            self._window_counts_at = _NEVER
         elif window <= wanted:
-            # Those of other threads take from the same.
-            self._free = wanted - window if members.is_alone else 0
+            if members.is_alone:
+                self._window_counts_at = remaining - (wanted - window) - 1
         else:
             # When it fails, the next step finds out, and the broker sends nothing more either.
             with suppress(CarrotError):
                 members.complete()
-            # Nothing more comes until it is subscribed again, which this loop does itself, or
-            # another thread's.
-            self._free = None if members.is_alone else 0
 
     def _subscribe_for_more(self) -> bool:
         """Subscribe for what is still wanted, when all that had come is processed."""
@@ -230,7 +232,7 @@ class ConsumeLoop(Iterator[bool]):
         except BaseException:
             self._enter(Event.REFUSED)
             raise
-        self._free = 0
+        self._window_counts_at = _ALWAYS
         self._enter(Event.SUBSCRIBED if is_subscribed else Event.TOLD)
         return True
 

@@ -216,7 +216,9 @@ class Consumer(Configurable, Callbacks, Waiting):
 
     def _receive_callback(self, message: Message) -> None:
         """What becomes of a delivery."""
-        self.process(message, self._find_receiver(), self.auto_ack, self.on_decode_error)
+        # As _find_receiver() says, without its call for each message.
+        receiver = self if self._receiver is None else self._find_receiver()
+        self.process(message, receiver, self.auto_ack, self.on_decode_error)
 
     def _find_receiver(self) -> Callbacks:
         """Who receives: this consumer, unless another that has something to do with it was set."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol
 
 from carrot.backends.seam.backend import Backend
@@ -101,6 +102,11 @@ class QueueSubscription:
             self.window = _window(subscriber.prefetch_count, at_most)
             # The broker knows no limit for deliveries without acks: then they are acked here.
             is_limited = self._no_ack and at_most is not None
+            callback = self._callback or subscriber._receive_callback
+            if is_limited:
+                callback = partial(_take_settled, callback)
+            if self._is_single_active:
+                callback = partial(_take_noted, callback)
             former = tag = subscriber.consumer_tag
             if self._has_begun and not self._no_ack:
                 # RabbitMQ's quorum queues lose their way when a tag is used again. (With no_ack
@@ -111,12 +117,11 @@ class QueueSubscription:
             self.backend.consumers.subscribe(
                 queue,
                 self._no_ack and not is_limited,
-                self._take_settled
-                if is_limited
-                else self._callback or subscriber._receive_callback,
+                callback,
                 tag,
                 resubscribe=self._resubscribe,
                 life=life,
+                is_noted=self._is_single_active,
             )
             if tag != former:
                 subscriber.consumer_tag = tag
@@ -128,12 +133,6 @@ class QueueSubscription:
         """Subscribe as before, on a new life."""
         no_ack = self._no_ack if self._has_begun else None
         self.begin(no_ack, callback or self._callback, at_most)
-
-    def _take_settled(self, message: Message) -> None:
-        """Take a message that the consumer wants without acks."""
-        if not message.acknowledged:
-            message.settle_for_receiver()
-        (self._callback or self.subscriber._receive_callback)(message)
 
     def _resubscribe(self, why: CarrotError) -> None:
         """Subscribe again in the loop of another on the same channel, if that is wanted."""
@@ -159,6 +158,20 @@ class QueueSubscription:
             self.backend.consumers.cancel(
                 self.subscriber.consumer_tag, closes_channel=self._is_single_active
             )
+
+
+def _take_settled(callback: DeliveryCallback, message: Message) -> None:
+    """Take a message that the consumer wants without acks."""
+    if not message.acknowledged:
+        message.settle_for_receiver()
+    callback(message)
+
+
+def _take_noted(callback: DeliveryCallback, message: Message) -> None:
+    """Take a message of which its life is to know."""
+    if (life := message.life) is not None:
+        life.note(message)
+    callback(message)
 
 
 def _window(prefetch_count: int, at_most: int | None) -> int:

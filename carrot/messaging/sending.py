@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping
 from datetime import datetime
 from typing import Any, Protocol
 
+from carrot import logs
 from carrot.backends.seam.backend import Backend
 from carrot.backends.seam.life import Life
 from carrot.checks import short_string, table
@@ -16,6 +17,7 @@ from carrot.exceptions import (
     ConfigurationError,
     EncodeError,
     Nacked,
+    PublishError,
 )
 from carrot.message import Message, Outgoing, Properties
 from carrot.messaging.message_ids import unique_id
@@ -239,8 +241,15 @@ class Sending:
         return life
 
     def wait(self, sender: Sender, life: Life, numbers: Collection[int]) -> None:
-        """Wait for the confirms of these messages."""
-        life.wait_for_confirms(numbers, sender.confirm_timeout)
+        """Wait for the confirms of these messages.
+
+        :raises PublishError: the broker didn't take some of them.
+        """
+        try:
+            life.wait_for_confirms(numbers, sender.confirm_timeout)
+        except PublishError as exc:
+            logs.message_refused(sender.exchange, exc)
+            raise
 
     def wait_again(self, sender: Sender, life: Life, numbers: Collection[int]) -> None:
         """Wait for the confirms of messages that were sent again.

@@ -26,6 +26,17 @@ def test_publisher_goes_on_working_after_an_unroutable_message(feed):
 
 
 @pytest.mark.needs("mandatory")
+def test_a_refused_message_is_logged_without_its_body(feed, caplog):
+    with pytest.raises(Unroutable):
+        feed.publisher.send("a secret", routing_key="nowhere", mandatory=True)
+
+    [told] = [record for record in caplog.records if "was refused" in record.getMessage()]
+    assert (told.levelname, told.exchange) == ("WARNING", feed.exchange)
+    assert "'nowhere'" in told.getMessage()
+    assert "a secret" not in told.getMessage()
+
+
+@pytest.mark.needs("mandatory")
 def test_mandatory_counts_without_confirms_too(feed, connection):
     with Publisher(connection, feed.exchange, confirm=False, mandatory=True) as publisher:
         with pytest.raises(Unroutable):

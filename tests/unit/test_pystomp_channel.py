@@ -115,21 +115,21 @@ class FakeView:
         return [headers for command, headers in self.frames if command in commands]
 
 
-class Subscribed:
-    def __init__(self, no_ack: bool) -> None:
-        self.no_ack = no_ack
-
-
 class Listener:
     """Keeps what it is told."""
 
     def __init__(self) -> None:
-        self.subscriptions: dict[str, Subscribed] = {}
+        self.no_ack: dict[str, bool] = {}
         self.messages: list[Message] = []
         self.errors: list[CarrotError] = []
 
-    def deliver(self, consumer_tag: str, message: Message) -> None:
+    def deliver(self, consumer_tag: str, message: Message) -> bool:
+        if consumer_tag not in self.no_ack:
+            return False
+        if self.no_ack[consumer_tag]:
+            message.settled_by_broker()
         self.messages.append(message)
+        return True
 
     def consumer_cancelled(self, consumer_tag: str) -> None: ...
 
@@ -164,7 +164,7 @@ class Session:
 
     def consume(self, tag: str = "c", no_ack: bool = False, prefetch: int = 0) -> str:
         """Start a consumer of the queue q; the name of its last subscription."""
-        self.listener.subscriptions[tag] = Subscribed(no_ack)
+        self.listener.no_ack[tag] = no_ack
         self.channel.qos(prefetch, False)
         self.channel.subscribe("q", tag, no_ack)
         return self.view.sent("SUBSCRIBE")[-1]["id"]
@@ -343,7 +343,7 @@ def test_messages_without_acks_are_settled_by_the_thread_that_reads(session: Ses
 
 def test_a_message_without_acks_that_nobody_can_have_is_not_settled(session: Session) -> None:
     subscription = session.consume(no_ack=True)
-    session.listener.subscriptions.clear()
+    session.listener.no_ack.clear()
 
     session.deliver(subscription, "m1")
 
@@ -386,7 +386,7 @@ def test_what_nobody_has_seen_of_an_exclusive_queue_waits_for_its_next_consumer(
 ) -> None:
     session.declare("private", exclusive=True)
     subscription = session.view.sent("SUBSCRIBE")[-1]["id"]
-    session.listener.subscriptions["c"] = Subscribed(False)
+    session.listener.no_ack["c"] = False
     session.channel.subscribe("private", "c", False)
     for number in range(3):
         session.deliver(subscription, f"m{number}")

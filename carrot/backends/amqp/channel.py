@@ -93,15 +93,13 @@ class Channel(BaseChannel):
         """Take a delivery."""
         arguments = event.arguments
         tag, delivery_tag, redelivered, origin = framing.delivery_of(arguments)
-        life = self.listener
-        if life is None:
-            return  # closed here meanwhile, and the broker takes the message back
-        subscription = life.subscriptions.get(tag)
-        if subscription is not None:
+        life = self._listener()
+        # None: closed here meanwhile, and the broker takes the message back.
+        if life is not None:
             life.deliver(
                 tag,
                 Delivery(life, delivery_tag, event.body, event.properties, arguments, origin,
-                         redelivered, tag, subscription.no_ack),
+                         redelivered, tag),
             )  # fmt: skip
 
     def handle(self, event: Event) -> None:
@@ -294,7 +292,8 @@ class Channel(BaseChannel):
 
     def _leave(self) -> None:
         # Confirms first: one whose return was not heard would be a wrong answer.
-        self._confirms = self._listener = None
+        self._confirms = None
+        self.listen(None)
         self.is_open = False
         self._rpc.say_goodbye()
 

@@ -6,15 +6,16 @@ from typing import Any
 
 from carrot.backends.amqp.framing import origin_of
 from carrot.backends.amqp.tables import decode_content, decode_properties
-from carrot.message import Delivery as BaseDelivery
+from carrot.message import Message
 
 
-class Delivery(BaseDelivery):
+class Delivery(Message):
     """A received message.
 
     :param wire: its flags and property list, as they came.
     :param arguments: of the method that delivered it; exchange and routing key begin at *origin*.
     :param consumer_tag: whose it is; None when it was fetched.
+    :param no_ack: it was fetched without acks.
     """
 
     def __init__(
@@ -27,7 +28,7 @@ class Delivery(BaseDelivery):
         origin: int,
         redelivered: bool,
         consumer_tag: str | None,
-        no_ack: bool,
+        no_ack: bool = False,
     ) -> None:
         self.life = life
         self.delivery_tag = delivery_tag
@@ -35,7 +36,7 @@ class Delivery(BaseDelivery):
         self._wire = wire
         self._came = (arguments, origin, redelivered, consumer_tag)
         if no_ack:
-            self._settled_by_broker()
+            self.settled_by_broker()
 
     def _load_properties(self) -> dict[str, Any]:
         return decode_properties(self._wire)

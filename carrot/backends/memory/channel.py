@@ -32,10 +32,12 @@ class Channel(BaseChannel):
         self._channel = connection.channel()
         self._lock = connection.broker.lock
         self._confirms: Confirms | None = None
+        # No property, which would cost 0.05 µs for each message that is settled.
+        self.is_open = True
+        self._channel.on_close = self._on_close
 
-    @property
-    def is_open(self) -> bool:  # type: ignore[override]
-        return self._channel.is_open
+    def _on_close(self) -> None:
+        self.is_open = False
 
     @property
     def native(self) -> BrokerChannel:
@@ -104,14 +106,11 @@ class Channel(BaseChannel):
 
     def subscribe(self, queue: str, consumer_tag: str, no_ack: bool) -> None:
         listener_of = self._listener
-        assert listener_of is not None
 
         def deliver(delivery_tag: int, message: QueuedMessage) -> None:
             # None: it was given up by now, and its messages will go back.
             if (life := listener_of()) is not None:
-                life.deliver(
-                    consumer_tag, Delivery(life, delivery_tag, message, no_ack, consumer_tag)
-                )
+                life.deliver(consumer_tag, Delivery(life, delivery_tag, message, consumer_tag))
 
         def on_cancel() -> None:
             if (life := listener_of()) is not None:
@@ -130,7 +129,7 @@ class Channel(BaseChannel):
         life = self.listener
         if life is None:
             raise ConnectionLost("the channel was closed here meanwhile")
-        return None if got is None else Delivery(life, *got, no_ack)
+        return None if got is None else Delivery(life, *got, None, no_ack)
 
     # -- settling
 

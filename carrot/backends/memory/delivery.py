@@ -5,14 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from carrot.broker.message import QueuedMessage
-from carrot.message import Delivery as BaseDelivery
+from carrot.message import Message
 
 
-class Delivery(BaseDelivery):
+class Delivery(Message):
     """A received message.
 
     :param queued: the broker's own, which is not changed here.
     :param consumer_tag: whose it is; None when it was fetched.
+    :param no_ack: it was fetched without acks.
     """
 
     def __init__(
@@ -20,8 +21,8 @@ class Delivery(BaseDelivery):
         life: Any,
         delivery_tag: int,
         queued: QueuedMessage,
-        no_ack: bool,
-        consumer_tag: str | None = None,
+        consumer_tag: str | None,
+        no_ack: bool = False,
     ) -> None:
         self.life = life
         self.delivery_tag = delivery_tag
@@ -30,7 +31,7 @@ class Delivery(BaseDelivery):
         # These change when the message goes back.
         self._came = (queued.redelivered, consumer_tag)
         if no_ack:
-            self._settled_by_broker()
+            self.settled_by_broker()
 
     def _load_properties(self) -> dict[str, Any]:
         return dict(self._queued.delivered_properties())

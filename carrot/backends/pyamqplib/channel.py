@@ -78,7 +78,7 @@ class Channel(BaseChannel):
         # Without anybody to call, py-amqp raises it in whoever is reading.
         native.events["basic_return"].add(self._on_return)
 
-    def listen(self, listener: ChannelListener) -> None:
+    def listen(self, listener: ChannelListener | None) -> None:
         super().listen(listener)
         # Bodies stay bytes: carrot decodes them, once, when somebody asks. A channel that has no
         # listener is for py-amqp's own programs, which expect text.
@@ -238,7 +238,8 @@ class Channel(BaseChannel):
     def close(self) -> None:
         if not self._is_over:
             # Confirms first: one whose return was not heard would be a wrong answer.
-            self._confirms = self._listener = None
+            self._confirms = None
+            self.listen(None)
             self._is_over = True
             with suppress(CarrotError), self._guarded():
                 self._native.close()

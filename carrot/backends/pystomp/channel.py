@@ -110,10 +110,9 @@ class Channel(BaseChannel):
     def _deliver(self, tag: int, frame: Frame, consumer: Consumer) -> bool:
         """Hand a message to the listener; False: there is none, or it doesn't want any."""
         life = self.listener
-        if life is None or consumer.tag not in life.subscriptions:
-            return False
-        life.deliver(consumer.tag, Delivery(life, tag, frame, consumer.tag, consumer.no_ack))
-        return True
+        return life is not None and life.deliver(
+            consumer.tag, Delivery(life, tag, frame, consumer.tag)
+        )
 
     def on_confirm(self, number: int, answer: ChannelError | bool) -> None:
         """The broker has a message, or an objection."""
@@ -325,7 +324,8 @@ class Channel(BaseChannel):
         :param receipt: the name of a receipt to ask for.
         """
         # First: nothing that comes now is believed, and nothing is written any more.
-        self._confirms = self._listener = None
+        self._confirms = None
+        self.listen(None)
         self.is_open = False
         ending = self._subscriptions.take_all()
         if ending:

@@ -7,14 +7,15 @@ from typing import Any
 from carrot.backends.pystomp import headers as mapping
 from carrot.backends.pystomp.frames import Frame
 from carrot.backends.pystomp.names import origin
-from carrot.message import Delivery as BaseDelivery
+from carrot.message import Message
 
 
-class Delivery(BaseDelivery):
+class Delivery(Message):
     """A received message.
 
     :param frame: the MESSAGE, as it came.
     :param consumer_tag: whose it is; None when it was fetched.
+    :param no_ack: it was fetched without acks.
     """
 
     def __init__(
@@ -23,7 +24,7 @@ class Delivery(BaseDelivery):
         delivery_tag: int,
         frame: Frame,
         consumer_tag: str | None,
-        no_ack: bool,
+        no_ack: bool = False,
     ) -> None:
         self.life = life
         self.delivery_tag = delivery_tag
@@ -31,7 +32,7 @@ class Delivery(BaseDelivery):
         self._frame = frame
         self._consumer_tag = consumer_tag
         if no_ack:
-            self._settled_by_broker()
+            self.settled_by_broker()
 
     def _load_properties(self) -> dict[str, Any]:
         return mapping.to_properties(self._frame.headers())

@@ -306,7 +306,8 @@ class Backend:
         life = self.lives.live()
         with life.used() as channel:
             message = channel.get(queue, no_ack, timeout)
-        life.received += message is not None and not no_ack
+        if message is not None:
+            life.note(message)
         return message
 
     def declare_consumer(

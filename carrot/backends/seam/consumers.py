@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from carrot import logs
 from carrot.backends.base import BaseChannel
-from carrot.backends.seam.life import Entry, Life
+from carrot.backends.seam.inbox import ENDED, Entry
+from carrot.backends.seam.life import Life
 from carrot.backends.seam.lives import Lives
 from carrot.backends.seam.stop_flag import StopFlag
 from carrot.backends.seam.subscriptions import (
@@ -49,10 +51,13 @@ class Consumers:
         consumer_tag: str,
         resubscribe: Resubscribe | None = None,
         life: Life | None = None,
+        is_noted: bool = False,
     ) -> None:
         """Subscribe to *queue*; harmless when that consumer is subscribed already.
 
         :param resubscribe: called when the subscription is lost, with the reason, to have it back.
+        :param is_noted: its callback notes each message in ``life.in_hand``, so that the channel
+            can be closed to give back the others.
         :param life: the life to do it on, when what was done before counts on that one only.
         :raises NotFound: no such queue.
         """
@@ -65,6 +70,7 @@ class Consumers:
             subscription = known or Subscription(consumer_tag, queue, no_ack, callback)
             subscription.callback, subscription.stage = callback, Stage.BEGINNING
             subscription.no_ack = no_ack
+            life.is_all_noted = life.is_all_noted and is_noted
             former = life.cancelled.get(consumer_tag)
             # First: deliveries may overtake the broker's answer.
             life.subscriptions[consumer_tag] = subscription
@@ -96,7 +102,7 @@ class Consumers:
         life, subscription = self._find(consumer_tag)
         if life is None or subscription is None:
             return False
-        if any(entry[0] is subscription for entry in tuple(life.inbox)):
+        if life.inbox.of(subscription):
             return True
         life.subscriptions.pop(consumer_tag, None)
         return False
@@ -118,13 +124,11 @@ class Consumers:
             self._wanted.pop(consumer_tag, None)
             life, subscription = self._find(consumer_tag)
             if life is not None and subscription is not None:
-                before = life.settled
                 if closes_channel and self._is_alone(life, subscription):
-                    life.settled += len(life.inbox)
+                    returned = len(life.inbox)
                     self._lives.close()
                 else:
-                    self._end(life, subscription, Stage.ENDED)
-                returned = life.settled - before
+                    returned = self._end(life, subscription, Stage.ENDED)
         if life is not None:
             life.transport.interrupt()  # loops end with the last subscription
             if (
@@ -150,7 +154,7 @@ class Consumers:
     def is_drained(self) -> bool:
         """Whether all that the consumers wanted has been taken."""
         life = self._lives.current
-        if life is None or life.has_delivery():
+        if life is None or life.inbox.has_next:
             return False
         there = tuple(life.subscriptions.values())
         return any(
@@ -163,25 +167,33 @@ class Consumers:
             life.is_open
             and life.confirms is None
             and tuple(life.subscriptions.values()) == (subscription,)
-            and life.unsettled == len(life.inbox)
+            and life.holds_unseen_only
         )
 
-    def _end(self, life: Life, subscription: Subscription, stage: Stage) -> None:
-        """End a subscription at the broker, during this thread's turn."""
+    def _end(self, life: Life, subscription: Subscription, stage: Stage) -> int:
+        """End a subscription at the broker, during this thread's turn; how many go back."""
+        returned: list[Any] = []
+
+        def take_unseen() -> Sequence[Any]:
+            if give_back:
+                returned.extend(life.inbox.take_unseen(subscription))
+            return returned
+
         was, subscription.stage = subscription.stage, stage
         tag = subscription.consumer_tag
         give_back = stage is Stage.ENDED
         try:
             if not life.is_open:
-                return  # the broker takes back what it delivered
+                return 0  # the broker takes back what it delivered
             with life.used() as channel:
                 if was is Stage.RUNNING and not self.is_paused:
-                    channel.unsubscribe(tag, _taking(life, subscription, give_back))
-                elif give_back:
-                    return_unseen(channel, life.take_unseen(subscription), life)
+                    channel.unsubscribe(tag, take_unseen)
+                else:
+                    return_unseen(channel, take_unseen())
         finally:
-            if give_back and not any(one[0] is subscription for one in tuple(life.inbox)):
+            if give_back and not life.inbox.of(subscription):
                 life.subscriptions.pop(tag, None)
+        return len(returned)
 
     def flow(self, active: bool) -> None:
         """Pause (False) or restart (True) deliveries."""
@@ -196,7 +208,7 @@ class Consumers:
                     if active:
                         channel.subscribe(subscription.queue, tag, subscription.no_ack)
                     else:
-                        channel.unsubscribe(tag, _taking(life, subscription, True))
+                        channel.unsubscribe(tag, partial(life.inbox.take_unseen, subscription))
             self.is_paused = not active
 
     def end_unacked(self) -> None:
@@ -281,11 +293,19 @@ class Consumers:
             stops = stop_flag.heeded
         while True:
             life = self._lives.current
-            if life is not None and life.inbox and not stop_flag.is_asked(stops):
-                if not life.transport.is_open or life.over is not None:
-                    life.drop_what_will_be_redelivered()
-                if (entry := life.take_delivery()) is not None:
+            # Not is_asked(): a call for each message.
+            if life is not None and life.inbox and stop_flag.asked == stops:
+                if life.over is not None or not life.transport.is_open:
+                    life.inbox.drop_unsettled()
+                try:  # as take_next() does, without its call
+                    entry = life.inbox.popleft()
+                except IndexError:
+                    continue  # another thread was faster
+                if entry[0].stage is not ENDED:
                     return entry
+                life.inbox.appendleft(entry)
+                if (later := life.inbox.take_next()) is not None:
+                    return later
             if not self._wait_for_delivery(life, stops, deadline):
                 return None
 
@@ -326,26 +346,14 @@ class Consumers:
         life = lives.current
         if life is None:
             return bool(wanted)
-        return life.has_delivery() or (bool(wanted) and not self.is_drained)
+        return life.inbox.has_next or (bool(wanted) and not self.is_drained)
 
 
 def _never() -> bool:
     return False
 
 
-def _taking(life: Life, subscription: Subscription, give_back: bool) -> Callable[[], Sequence[Any]]:
-    """What :meth:`BaseChannel.unsubscribe` asks for when it is time to give back."""
-
-    def take_unseen() -> Sequence[Any]:
-        unseen = life.take_unseen(subscription) if give_back else []
-        life.settled += len(unseen)
-        return unseen
-
-    return take_unseen
-
-
-def return_unseen(channel: BaseChannel, tags: Sequence[Any], life: Life) -> None:
+def return_unseen(channel: BaseChannel, tags: Sequence[Any]) -> None:
     """Give back what nobody has seen."""
     for tag in tags:
         channel.nack(tag)
-    life.settled += len(tags)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from carrot import logs
 from carrot.backends.base import BaseChannel
 from carrot.backends.seam.confirms import Confirms, concerns
+from carrot.backends.seam.inbox import Inbox
 from carrot.backends.seam.subscriptions import Stage, Subscription
 from carrot.backends.transport import BaseTransport
 from carrot.deadline import describe, remaining
@@ -25,7 +26,6 @@ from carrot.exceptions import (
 )
 from carrot.message import Message
 
-Entry = tuple[Subscription, Message]
 _THERE = (Stage.RUNNING, Stage.COMPLETE)
 
 
@@ -46,8 +46,9 @@ class Life:
     :ivar is_blamed: the books tell that to those whose message was the reason.
     :ivar is_restored: what was declared on earlier lives is there on this one.
     :ivar cancellations: how many consumers the broker has ended.
-    :ivar received: how many deliveries came that are to be settled.
-    :ivar settled: how many of them are.
+    :ivar in_hand: messages that the program has, as far as they are noted: what was fetched, and
+        the deliveries of consumers that ask for it.
+    :ivar is_all_noted: there was no other consumer.
     """
 
     def __init__(self, number: int, transport: BaseTransport, channel: BaseChannel) -> None:
@@ -58,11 +59,13 @@ class Life:
         self.subscriptions: dict[str, Subscription] = {}
         self.cancelled: dict[str, ConsumerCancelled] = {}
         self.told_cancelled: set[str] = set()
-        self.inbox: deque[Entry] = deque()
+        self.inbox = Inbox()
         self.over: CarrotError | None = None
         self.is_told = self.is_blamed = False
         self.is_restored = True
-        self.received = self.settled = self.cancellations = 0
+        self.cancellations = 0
+        self.in_hand: weakref.WeakSet[Message] = weakref.WeakSet()
+        self.is_all_noted = True
         self.renew_locks()
         channel.listen(self)
         # One that is forgotten without close(), and all its messages with it.
@@ -106,17 +109,13 @@ class Life:
         # Not while a message is settled in another thread.
         with self.settle_lock:
             self.end(ConnectionLost("the channel was closed here"), is_told=True)
-        lost = self._lost_with_it()
+        lost = Counter(entry[0] for entry in self.inbox.forgotten_by_broker())
         self.forget()
         if self.transport.is_open:
             self.channel.close()
         self.transport.interrupt()
         for subscription, count in lost.items():
             logs.no_ack_lost(subscription.queue, subscription.consumer_tag, count)
-
-    def _lost_with_it(self) -> Counter[Subscription]:
-        """How many messages are here that the broker has forgotten, and nobody has seen."""
-        return Counter(entry[0] for entry in tuple(self.inbox) if entry[1].acknowledged)
 
     def raise_over(self) -> NoReturn:
         """Raise why it ended: the broker's reason to the first who asks, then that it is gone.
@@ -135,12 +134,11 @@ class Life:
         What that had received without acks nobody will deliver again: it comes along.
         """
         former.end(self.gone(), is_told=True)
-        for entry in tuple(former.inbox):
+        for entry in former.inbox.forgotten_by_broker():
             subscription = entry[0]
-            if entry[1].acknowledged:
-                subscription.stage = Stage.ENDED
-                self.subscriptions[subscription.consumer_tag] = subscription
-                self.inbox.append(entry)
+            subscription.stage = Stage.ENDED
+            self.subscriptions[subscription.consumer_tag] = subscription
+            self.inbox.append(entry)
         former.forget()
 
     def forget(self) -> None:
@@ -158,9 +156,15 @@ class Life:
         )
 
     @property
-    def unsettled(self) -> int:
-        """How many deliveries are neither settled nor given back."""
-        return self.received - self.settled
+    def holds_unseen_only(self) -> bool:
+        """Whether nothing but what is in the inbox goes back when the channel is closed."""
+        with self.settle_lock:
+            return self.is_all_noted and all(message.acknowledged for message in self.in_hand)
+
+    def note(self, message: Message) -> None:
+        """The program gets *message*, by fetching it or in a callback."""
+        with self.settle_lock:
+            self.in_hand.add(message)
 
     @contextmanager
     def used(self) -> Iterator[BaseChannel]:
@@ -178,12 +182,14 @@ class Life:
 
     # -- what comes in (ChannelListener)
 
-    def deliver(self, consumer_tag: str, message: Message) -> None:
+    def deliver(self, consumer_tag: str, message: Message) -> bool:
         subscription = self.subscriptions.get(consumer_tag)
-        # Else it was closed here meanwhile, and the broker takes the message back.
-        if subscription is not None:
-            self.received += not subscription.no_ack
-            self.inbox.append((subscription, message))
+        if subscription is None:
+            return False
+        if subscription.no_ack:
+            message.settled_by_broker()
+        self.inbox.append((subscription, message))
+        return True
 
     def consumer_cancelled(self, consumer_tag: str) -> None:
         subscription = self.subscriptions.get(consumer_tag)
@@ -305,34 +311,7 @@ class Life:
     @property
     def is_ready(self) -> bool:
         """Whether :meth:`dispatch` has something to do."""
-        return self.has_delivery() or (self.over is not None and not self.is_told)
-
-    def has_delivery(self) -> bool:
-        """Whether a delivery can be dispatched now."""
-        inbox = self.inbox
-        if not inbox:
-            return False
-        try:
-            if inbox[0][0].stage is not Stage.ENDED:
-                return True
-        except IndexError:
-            return False  # another thread was faster
-        return any(entry[0].stage is not Stage.ENDED for entry in tuple(inbox))
-
-    def take_delivery(self) -> Entry | None:
-        """The oldest delivery of a subscription that has not ended; None: there is none."""
-        inbox = self.inbox
-        try:
-            entry = inbox.popleft()
-        except IndexError:
-            return None
-        if entry[0].stage is not Stage.ENDED:
-            return entry
-        inbox.appendleft(entry)
-        for entry in tuple(inbox):
-            if entry[0].stage is not Stage.ENDED and self._removed(entry):
-                return entry
-        return None
+        return self.inbox.has_next or (self.over is not None and not self.is_told)
 
     def has_consumer(self, consumer_tag: str) -> bool:
         """Whether that consumer is subscribed here, or has received all that was wanted."""
@@ -342,11 +321,11 @@ class Life:
         return subscription is not None and subscription.stage in _THERE
 
     def take(self, consumer_tag: str) -> Message | None:
-        """The next message that was delivered to that consumer and not dispatched, if any."""
-        for entry in tuple(self.inbox):
-            if entry[0].consumer_tag == consumer_tag and self._removed(entry):
-                return entry[1]
-        return None
+        """The oldest delivery of that consumer that was not dispatched, if any."""
+        message = self.inbox.take(consumer_tag)
+        if message is not None:
+            self.note(message)
+        return message
 
     def put(self, consumer_tag: str, message: Message) -> bool:
         """Put a message that was fetched behind what was delivered to that consumer, if it runs."""
@@ -355,28 +334,6 @@ class Life:
             self.inbox.append((subscription, message))
         return subscription is not None
 
-    def take_unseen(self, subscription: Subscription) -> list[Any]:
-        """The delivery tags of what came for *subscription* and is to go back, in order."""
-        unseen = []
-        for entry in tuple(self.inbox):
-            if entry[0] is subscription and not entry[1].acknowledged and self._removed(entry):
-                unseen.append(entry[1].delivery_tag)
-        return unseen
-
-    def _removed(self, entry: Entry) -> bool:
-        """Take *entry* out of the inbox; False: another thread was faster."""
-        try:
-            self.inbox.remove(entry)
-        except ValueError:
-            return False
-        return True
-
-    def drop_what_will_be_redelivered(self) -> None:
-        """It is over: what could not be acked any more is not worth processing."""
-        for entry in tuple(self.inbox):
-            if not entry[1].acknowledged:
-                self._removed(entry)
-
     def dispatch(self) -> None:
         """Run the callback of the next delivery.
 
@@ -384,6 +341,6 @@ class Life:
         """
         if self.over is not None and not self.is_told:
             self.raise_over()
-        entry = self.take_delivery()
+        entry = self.inbox.take_next()
         if entry is not None:
             entry[0].callback(entry[1])

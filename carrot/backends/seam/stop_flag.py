@@ -8,20 +8,21 @@ class StopFlag:
 
     Whole numbers are replaced in one step, so it needs no lock and works in a signal handler.
 
-    :ivar heeded: how many stops there had been when a loop last ended for one.
+    :ivar asked: how many stops there have been.
+    :ivar heeded: how many there had been when a loop last ended for one.
     """
 
     def __init__(self) -> None:
-        self._asked = self.heeded = 0
+        self.asked = self.heeded = 0
 
     def ask(self) -> None:
         """End the loops that run, or else the next."""
-        self._asked += 1
+        self.asked += 1
 
     def is_asked(self, since: int) -> bool:
         """Whether a loop that began at *since* heeded stops is to end."""
-        return self._asked != since
+        return self.asked != since
 
     def heed(self) -> None:
         """The loop has ended, for a stop or otherwise: the next one begins anew."""
-        self.heeded = self._asked
+        self.heeded = self.asked
