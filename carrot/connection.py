@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from typing import Any, ClassVar, NoReturn, Self
@@ -14,7 +13,7 @@ from carrot.backends import get_backend_cls
 from carrot.backends.base import BaseTransport
 from carrot.backends.seam.backend import Backend as BaseBackend
 from carrot.checks import check_function, seconds
-from carrot.deadline import Deadline, describe, now, remaining
+from carrot.deadline import Deadline, describe, now, remaining, sleep
 from carrot.exceptions import (
     AccessRefused,
     ConfigurationError,
@@ -454,7 +453,7 @@ class BrokerConnection:
             except self.connection_errors as exc:
                 if errback is not None:
                     errback(exc, interval)
-                time.sleep(interval)
+                sleep(interval)
         self.connect()
         return self
 

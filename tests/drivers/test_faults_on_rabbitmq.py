@@ -12,7 +12,7 @@ from dataclasses import replace
 import pytest
 
 from carrot.connection import BrokerConnection
-from carrot.deadline import until
+from carrot.deadline import Deadline, bounded_by
 from carrot.exceptions import BrokerRefused, CarrotError, ConnectionLost, OperationTimeout
 from carrot.messaging import Consumer, ConsumerSet, Publisher
 from tests.faults.proxy import Faults, Proxy
@@ -613,7 +613,7 @@ def test_deadline_holds_behind_a_close_that_waits_for_the_broker(frozen, make_qu
     proxy.link.down.faults = replace(proxy.link.down.faults, freeze_at=0)
 
     def publish():
-        with until(time.monotonic() + DEADLINE):
+        with bounded_by(Deadline.after(DEADLINE)):
             publisher.send("x")
 
     def confirm():
