@@ -851,7 +851,7 @@ def test_time_out_behind_another_thread_says_no_password(connect):
         connection = connect(f"amqp://ann:{PASSWORD}@127.0.0.1:{port}//", connect_timeout=5)
         opening = threading.Thread(target=lambda: suppressed(connection.connect), daemon=True)
         opening.start()
-        eventually(connection._opening.locked, within=5)
+        eventually(connection._live._opening.locked, within=5)
 
         with bounded_by(Deadline.after(0.1)):
             error = raised(connection.reopen)

@@ -1740,7 +1740,7 @@ def test_stop_ends_all_loops_that_wait_for_the_broker(monkeypatch):
     for thread in threads:
         thread.start()
     monkeypatch.setattr(connection, "_opened", stay_away)
-    connection._transport.close()
+    connection._live.transport.close()
     eventually(lambda: len(healing) == 2, 10)
     consumer.stop()
     for thread in threads:
