@@ -36,7 +36,6 @@ STILL_TOO_BIG = {
     "carrot.backends.sockets.stream.StreamTransport": (51, 27),
     "carrot.backends.zeromq.transport.Transport": (56, 34),
     "carrot.backends.seam.life.Life": (35, 20),
-    "carrot.messaging.consumer.Consumer": (39, 20),
 }
 #: The same of chains, by the module and the name of the last class.
 STILL_TOO_LONG = {
