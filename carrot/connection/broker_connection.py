@@ -35,7 +35,7 @@ class BrokerConnection:
         they are tried in turn.
     :param userid: default guest.
     :param password: default guest.
-    :param virtual_host: the broker's world of queues and exchanges; default ``/``.
+    :param virtual_host: which of the broker's; each has queues of its own; default ``/``.
     :param vhost: another name of *virtual_host*.
     :param port: a number, also as text; default the driver's (5672 for AMQP).
     :param ssl: True, a dict of the driver's TLS options, or an ``ssl.SSLContext``.

@@ -12,27 +12,8 @@ from carrot.exceptions import (
     PreconditionFailed,
 )
 from carrot.messaging import Consumer, Publisher
+from tests.threads import run
 from tests.waiting import eventually
-
-
-def run(*targets):
-    """Run the functions in threads at once; raise what the first of them raised."""
-    errors = []
-
-    def guarded(target):
-        try:
-            target()
-        except BaseException as exc:
-            errors.append(exc)
-
-    threads = [threading.Thread(target=guarded, args=(target,)) for target in targets]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive(), "a thread hangs"
-    if errors:
-        raise errors[0]
 
 
 def lose_queue(consumer, connection):
