@@ -8,7 +8,7 @@ from typing import Any, ClassVar, NoReturn, Self
 from carrot import logs
 from carrot.backends import get_backend_cls
 from carrot.backends.base import BaseTransport
-from carrot.backends.seam.backend import Backend as BaseBackend
+from carrot.backends.seam.backend import Backend
 from carrot.backends.transport import refuse_eventlet
 from carrot.checks import check_function, seconds
 from carrot.connection.hosts import open_first
@@ -81,8 +81,8 @@ class BrokerConnection:
     login_method: str | None = None
     curve_server_key: str | None = None
     curve_secret_key: str | None = None
-    backend_cls: str | type[BaseBackend] | None = None
-    transport: str | type[BaseBackend] | None = None
+    backend_cls: str | type[Backend] | None = None
+    transport: str | type[Backend] | None = None
 
     function_options: ClassVar[tuple[str, ...]] = (
         "on_connection_lost",
@@ -119,8 +119,8 @@ class BrokerConnection:
         on_unblocked: Callable[[], object] | None = None,
         curve_server_key: str | None = None,
         curve_secret_key: str | None = None,
-        backend_cls: str | type[BaseBackend] | None = None,
-        transport: str | type[BaseBackend] | None = None,
+        backend_cls: str | type[Backend] | None = None,
+        transport: str | type[Backend] | None = None,
     ) -> None:
         given: dict[str, Any] = {
             "hostname": hostname,
@@ -355,18 +355,18 @@ class BrokerConnection:
 
     # -- backends
 
-    def get_backend_cls(self) -> type[BaseBackend]:
+    def get_backend_cls(self) -> type[Backend]:
         """The driver's class.
 
         :raises BackendNotFound: lists what was tried and the known names.
         """
         return get_backend_cls(self.backend_cls)
 
-    def create_backend(self) -> BaseBackend:
+    def create_backend(self) -> Backend:
         """A new backend: one channel on this connection, opened at its first use."""
         return self.get_backend_cls()(connection=self)
 
-    def channel(self) -> BaseBackend:
+    def channel(self) -> Backend:
         """The same as :meth:`create_backend`."""
         return self.create_backend()
 

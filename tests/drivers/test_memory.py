@@ -1719,10 +1719,10 @@ def test_name_for_dead_letters_that_amqp_cant_carry_is_refused(name):
 
 
 def test_stop_ends_all_loops_that_wait_for_the_broker(monkeypatch):
-    healing, errors = set(), []
+    recovering, errors = set(), []
     connection = BrokerConnection(
         "memory://stopped-while-away",
-        on_connection_lost=lambda error, interval: healing.add(threading.get_ident()),
+        on_connection_lost=lambda error, interval: recovering.add(threading.get_ident()),
     )
     consumer = Consumer(connection, "q", callbacks=[print])
     consumer.consume()
@@ -1741,7 +1741,7 @@ def test_stop_ends_all_loops_that_wait_for_the_broker(monkeypatch):
         thread.start()
     monkeypatch.setattr(connection, "_opened", stay_away)
     connection._live.transport.close()
-    eventually(lambda: len(healing) == 2, 10)
+    eventually(lambda: len(recovering) == 2, 10)
     consumer.stop()
     for thread in threads:
         thread.join(10)
