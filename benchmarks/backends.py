@@ -63,7 +63,7 @@ def _stomp(amqp_url: str) -> Iterator[str]:
 @contextmanager
 def _zeromq(amqp_url: str, *options: str) -> Iterator[str]:
     """A broker of its own, in another process, as people run it."""
-    command = [sys.executable, "-m", "carrot.backends.zeromq", "--bind", "tcp://127.0.0.1:*"]
+    command = [sys.executable, "-m", "carrot.server", "--bind", "tcp://127.0.0.1:*"]
     command += options
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as broker:
         try:

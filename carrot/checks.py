@@ -18,6 +18,9 @@ from carrot.exceptions import ConfigurationError, EncodeError
 SHORT_STRING_BYTES = 255
 #: Of a frame of 131072, the size that RabbitMQ agrees to, some is for the other properties.
 TABLE_BYTES = 120_000
+#: Levels of tables and lists inside each other, the outermost table included: receivers that have a
+#: limit read no deeper, for the sender would decide how deep they recurse.
+MAX_DEPTH = 64
 #: What clocks and locks can count; some 100 years.
 MAX_SECONDS = 4e9
 
@@ -113,14 +116,11 @@ def table(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
     Tuples become lists, datetimes are UTC in whole seconds, bytes that are UTF-8 become text.
 
     :param what: what the table is, for the error: ``"headers"``.
-    :raises EncodeError: a key or a value that an AMQP table can't hold, names the key; or all of
-        it is too large for one frame.
+    :raises EncodeError: a key or a value that an AMQP table can't hold, or that is nested deeper
+        than MAX_DEPTH, names the key; or all of it is too large for one frame.
     """
-    try:
-        copy = _table(what, values)
-        size = _size(copy)
-    except RecursionError:
-        raise EncodeError(f"{what} are nested too deeply, or contain themselves") from None
+    copy = _table(what, values, 1)
+    size = _size(copy)
     if size > TABLE_BYTES:
         raise EncodeError(
             f"{what} are {size} bytes long, and have to fit in a frame, so {TABLE_BYTES} are "
@@ -155,10 +155,13 @@ def _size(value: Any) -> int:
     return 5 + len(value) if isinstance(value, bytes) else 9
 
 
-def _table(what: str, values: Mapping[str, Any]) -> dict[str, Any]:
+def _table(what: str, values: Mapping[str, Any], depth: int) -> dict[str, Any]:
+    """The same of a table at that *depth*; the outermost one is at 1."""
     if not isinstance(values, Mapping):
         raise EncodeError(f"{what} must be a dict, not {type(values).__name__}: {values!r}")
-    return {_key(what, key): _field(f"{what}[{key!r}]", value) for key, value in values.items()}
+    return {
+        _key(what, key): _field(f"{what}[{key!r}]", value, depth) for key, value in values.items()
+    }
 
 
 def _key(what: str, key: object) -> str:
@@ -168,7 +171,7 @@ def _key(what: str, key: object) -> str:
         raise EncodeError(str(exc)) from exc
 
 
-def _field(what: str, value: Any) -> Any:
+def _field(what: str, value: Any, depth: int) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, float):
@@ -198,10 +201,16 @@ def _field(what: str, value: Any) -> Any:
         if seconds < 0:
             raise EncodeError(f"{what}: AMQP timestamps begin in 1970: {value!r}")
         return datetime.fromtimestamp(seconds, UTC)
-    if isinstance(value, Mapping):
-        return _table(what, value)
-    if isinstance(value, (list, tuple)):
-        return [_field(f"{what}[{index}]", item) for index, item in enumerate(value)]
+    if isinstance(value, (Mapping, list, tuple)):
+        if depth == MAX_DEPTH:
+            # Of the 63 keys that lead here the first says enough.
+            raise EncodeError(
+                f"{what.partition(']')[0]}] is nested deeper than {MAX_DEPTH} levels, or contains "
+                "itself: put such data into the body"
+            )
+        if isinstance(value, Mapping):
+            return _table(what, value, depth + 1)
+        return [_field(f"{what}[{index}]", item, depth + 1) for index, item in enumerate(value)]
     raise EncodeError(
         f"{what} is a {type(value).__name__}, which AMQP can't carry ({value!r}): use None, bool, "
         "int, float, Decimal, str, bytes, datetime, list or dict"

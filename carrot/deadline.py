@@ -1,4 +1,4 @@
-"""Deadlines, and the clock they are read from: the only file that reads the monotonic clock."""
+"""Deadlines, and the clocks: no other file reads one, or sleeps by one."""
 
 from __future__ import annotations
 
@@ -15,6 +15,17 @@ _LONGEST = 3600.0
 
 #: Seconds on a clock that never goes back. Only differences mean something.
 now: Callable[[], float] = time.monotonic
+
+
+def wall_clock() -> float:
+    """Seconds since 1970, for what leaves this process; an operator may turn it back."""
+    return time.time()
+
+
+def sleep(seconds: float) -> None:
+    """Let this thread do nothing for so many *seconds*."""
+    # Looked up each time: gevent replaces it, perhaps after this was imported.
+    time.sleep(seconds)
 
 
 @dataclass(frozen=True, slots=True)

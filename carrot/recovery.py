@@ -9,7 +9,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import NamedTuple, Protocol
 
-from carrot.deadline import until
+from carrot.deadline import bounded_by
 from carrot.exceptions import (
     AccessRefused,
     BrokerRefused,
@@ -116,7 +116,7 @@ def recover(
         if pause(wait, is_over):
             return False
         try:
-            with until(attempts.deadline):
+            with bounded_by(attempts.deadline):
                 connection.reopen()
                 resubscribe()
         except Exception as exc:

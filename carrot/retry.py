@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import inf
 
 from carrot.checks import seconds, whole_number
-from carrot.deadline import Deadline, shorter
+from carrot.deadline import Deadline, shorter, sleep
 from carrot.exceptions import ConfigurationError
 
 __all__ = ["Attempts", "Backoff", "Retry", "pause", "shorter"]
@@ -109,5 +108,5 @@ def pause(seconds: float, is_over: Callable[[], object]) -> bool:
         left = end.left
         if not left:
             return False
-        time.sleep(min(left, _LOOK))
+        sleep(min(left, _LOOK))
     return True

@@ -30,7 +30,7 @@ class ConnectionSettings:
     :param hostname: name or address of the broker's machine; or several, for a cluster, each with
         a port of its own if need be: ``["a", "b:5673"]``.
     :param port: of the hosts that name none; None is the driver's default.
-    :param virtual_host: the broker's name for a world of queues and exchanges.
+    :param virtual_host: which of the broker's; each has queues and exchanges of its own.
     :param ssl: True, a dict of the driver's TLS options, or an ``ssl.SSLContext``.
     :param connect_timeout: seconds for the connection and its handshake; 0 or None waits forever.
     :param heartbeat: seconds between signs of life; 0 sends none, None is the driver's default.

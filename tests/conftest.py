@@ -145,7 +145,7 @@ def tls_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TlsBroker]:
 
 @pytest.fixture(scope="session")
 def zeromq() -> Iterator[ZeroMQ]:
-    """A ZeroMQ broker in a process of its own. Tests share it, so each has a world of its own."""
+    """A ZeroMQ broker in a process of its own. Each test has a virtual host of it."""
     if reason := ZeroMQ.missing():
         unavailable(reason)
     with ZeroMQ() as broker:

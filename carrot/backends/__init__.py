@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from carrot.backends.seam.backend import Backend as BaseBackend
+from carrot.backends.seam.backend import Backend
 from carrot.exceptions import BackendNotFound
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ _PIP = {
 }
 
 
-def get_backend_cls(backend: str | type[BaseBackend] | None = None) -> type[BaseBackend]:
+def get_backend_cls(backend: str | type[Backend] | None = None) -> type[Backend]:
     """The class of a driver.
 
     :param backend: an alias or URL scheme (``"amqp"``, ``"memory"``), the dotted path of a
@@ -88,7 +88,7 @@ def _entry_points() -> EntryPoints:
     return entry_points(group=ENTRY_POINT_GROUP)
 
 
-def _load(path: str, name: str) -> type[BaseBackend]:
+def _load(path: str, name: str) -> type[Backend]:
     module_name, _, class_name = path.rpartition(".")
     try:
         module = import_module(module_name)
@@ -109,9 +109,10 @@ def _load(path: str, name: str) -> type[BaseBackend]:
         ) from exc
 
 
-def _checked(backend: object, name: str) -> type[BaseBackend]:
-    if not (isinstance(backend, type) and issubclass(backend, BaseBackend)):
+def _checked(backend: object, name: str) -> type[Backend]:
+    if not (isinstance(backend, type) and issubclass(backend, Backend)):
         raise BackendNotFound(
-            f"backend {name!r} is not a subclass of carrot.backends.base.BaseBackend: {backend!r}"
+            f"backend {name!r} is not a subclass of carrot.backends.seam.backend.Backend: "
+            f"{backend!r}"
         )
     return backend

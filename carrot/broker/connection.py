@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from queue import Empty, SimpleQueue
-from time import monotonic
 from typing import ClassVar
 
 from carrot.broker.channel import Channel, close_channels
 from carrot.broker.virtual_host import VirtualHost
+from carrot.deadline import Deadline, shorter
 from carrot.exceptions import ConnectionLost, OperationTimeout
 
 
@@ -82,7 +82,7 @@ class Connection:
         :raises OperationTimeout: not ready in time.
         :raises ConnectionLost: the connection was closed.
         """
-        deadline = None if timeout is None else monotonic() + timeout
+        deadline = Deadline.after(timeout)
         wake_ups: SimpleQueue[None] = SimpleQueue()
         # Before the first check, so that no wake-up gets lost between checking and sleeping.
         self.waiting.add(wake_ups)
@@ -91,10 +91,10 @@ class Connection:
                 idle = self._run_timers()
                 if ready():
                     return
-                remaining = None if deadline is None else deadline - monotonic()
-                if remaining is not None and remaining <= 0:
+                left = deadline.left
+                if left == 0:
                     raise OperationTimeout(f"nothing came within {timeout} seconds")
-                _sleep(wake_ups, [limit for limit in (idle, remaining) if limit is not None])
+                _sleep(wake_ups, shorter(idle, left))
         finally:
             self.waiting.discard(wake_ups)
 
@@ -113,7 +113,7 @@ class Connection:
             wake_ups.put(None)
 
 
-def _sleep(wake_ups: SimpleQueue[None], limits: list[float]) -> None:
-    """Sleep until woken, or until the shortest of *limits* (seconds) is over."""
+def _sleep(wake_ups: SimpleQueue[None], seconds: float | None) -> None:
+    """Sleep until woken, or for so many *seconds*."""
     with suppress(Empty):
-        wake_ups.get(timeout=min(limits, default=None))
+        wake_ups.get(timeout=seconds)

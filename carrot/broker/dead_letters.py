@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from carrot.broker.limited_log import LimitedLog
 from carrot.broker.message import QueuedMessage
 from carrot.checks import table
+from carrot.deadline import wall_clock
 from carrot.exceptions import EncodeError
 
 
@@ -125,7 +126,7 @@ def _first_death(message: QueuedMessage, reason: str) -> dict[str, Any]:
         "count": 1,
         "reason": reason,
         "queue": message.queue.name,
-        "time": datetime.now(UTC).replace(microsecond=0),
+        "time": datetime.fromtimestamp(int(wall_clock()), UTC),
         "exchange": message.exchange,
         "routing-keys": [message.routing_key, *message.headers.get("CC", ())],
     }

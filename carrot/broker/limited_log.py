@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from itertools import islice
+
+from carrot.deadline import now
 
 #: Lines in each interval, at most.
 LINES = 20
@@ -29,7 +30,7 @@ class LimitedLog:
         logger: logging.Logger,
         lines: int = LINES,
         interval: float = INTERVAL,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = now,
     ) -> None:
         self._logger = logger
         self._lines = lines

@@ -8,7 +8,6 @@ from __future__ import annotations
 import enum
 import secrets
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
@@ -36,6 +35,7 @@ from carrot.broker.replies import (
 )
 from carrot.broker.timers import Timers
 from carrot.checks import short_string
+from carrot.deadline import now
 from carrot.exceptions import NotSupported
 from carrot.routing import EXCHANGE_TYPES, check_exchange_type
 
@@ -91,7 +91,7 @@ class VirtualHost:
 
     queue_cls: ClassVar[type[Queue]] = Queue
 
-    def __init__(self, name: str = "/", clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, name: str = "/", clock: Callable[[], float] = now) -> None:
         self.name = name
         self.lock = threading.RLock()
         self.timers = Timers(clock, self._wake_all)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, Self
 
 from carrot import logs
@@ -20,12 +19,13 @@ from carrot.exceptions import (
 from carrot.message import Message
 from carrot.messaging.callbacks import Callback, Callbacks, ErrorCallback
 from carrot.messaging.declaration import BindingLike, Declaration, RoutingKeys
+from carrot.messaging.decoding import check_accept, decoding_as
+from carrot.messaging.fetching import discard, discard_sent_ahead, each, next_message
 from carrot.messaging.members import Members
 from carrot.messaging.options import Configurable
 from carrot.messaging.queue_subscription import QueueSubscription, is_single_active
 from carrot.messaging.waiting import Waiting
 from carrot.retry import Retry
-from carrot.serialization import registry
 
 
 class Consumer(Configurable, Callbacks, Waiting):
@@ -160,13 +160,7 @@ class Consumer(Configurable, Callbacks, Waiting):
         self.exchange_auto_delete = self.auto_delete
         self.auto_delete = self.auto_delete or self.exclusive
         check_prefetch_count(self.prefetch_count)
-        if isinstance(self.accept, str):
-            raise ConfigurationError(
-                f"accept must be a list of names, not text: write accept=[{self.accept!r}]"
-            )
-        for name in self.accept or ():
-            if "/" not in str(name):
-                registry.check_name(name)
+        check_accept(self.accept)
         if not self.queue:
             raise ConfigurationError(
                 f"{type(self).__name__} needs a queue to receive from: give its name as queue=, or "
@@ -201,16 +195,13 @@ class Consumer(Configurable, Callbacks, Waiting):
 
     def usable_queue(self) -> str:
         """The queue's name, when this consumer is open and has one."""
-        self._check_open()
-        return required_name("queue", self.queue)
-
-    def _check_open(self) -> None:
         if self._closed:
             raise ChannelError(
                 f"this {type(self).__name__} (queue {self.queue!r}) is closed: create a new one, "
                 "or open it again with declare()",
                 code=504,
             )
+        return required_name("queue", self.queue)
 
     # -- what to do with a message
 
@@ -239,7 +230,7 @@ class Consumer(Configurable, Callbacks, Waiting):
                 or self.accept is not None
                 or self.default_content_type is not None
             ):
-                self._received(message)
+                decoding_as(self, message)
             data = message.decode()
         except SerializationError as exc:
             logs.undecodable(self.queue, self.consumer_tag, message.delivery_tag, exc)
@@ -252,13 +243,6 @@ class Consumer(Configurable, Callbacks, Waiting):
             message.ack()
         if receiver is not None:
             receiver.receive(data, message)
-
-    def _received(self, message: Message) -> Message:
-        """*message*, knowing how this consumer decodes."""
-        message.decoder = self.decoder
-        message.accept = self.accept
-        message.default_content_type = self.default_content_type
-        return message
 
     # -- consuming
 
@@ -328,29 +312,13 @@ class Consumer(Configurable, Callbacks, Waiting):
         auto_ack = self.auto_ack if auto_ack is None else auto_ack
         timeout = None if timeout is None else seconds("timeout", timeout)
         with bounded_by(Deadline.after(timeout)):
-            message = self._next_message(queue, no_ack, timeout)
+            message = next_message(self, queue, no_ack, timeout)
         if message is None:
             return None
         if enable_callbacks or auto_ack or no_ack:
             receiver = self._find_receiver() if enable_callbacks else None
             self.process(message, receiver, auto_ack or no_ack, self.on_decode_error)
-        return self._received(message)
-
-    def _next_message(self, queue: str, no_ack: bool, timeout: float | None) -> Message | None:
-        """The oldest message: sent ahead to a running subscription, or still in the queue."""
-        life = self.backend.lives.restored()
-        get = partial(self.backend.get, queue, no_ack=no_ack, timeout=timeout)
-        if not self.channel_open:
-            return life.take(self.consumer_tag) or get()
-        # What is being sent ahead comes before the broker's answer, or (RabbitMQ) right behind it,
-        # and so before the answer to a second question.
-        for _ in range(2):
-            if (message := life.take(self.consumer_tag)) is not None:
-                return message
-            message = get()
-            if message is not None and not life.put(self.consumer_tag, message):
-                return message
-        return life.take(self.consumer_tag)
+        return decoding_as(self, message)
 
     def process_next(self) -> Message | None:
         """``fetch(enable_callbacks=True)``."""
@@ -364,13 +332,7 @@ class Consumer(Configurable, Callbacks, Waiting):
         :param limit: stop after this many messages.
         :param infinite: yield None when the queue is empty, and go on; else stop.
         """
-        count = 0
-        while limit is None or count < limit:
-            message = self.fetch()
-            if message is None and not infinite:
-                return
-            count += message is not None
-            yield message
+        return each(self.fetch, limit, infinite)
 
     def __iter__(self) -> Iterator[Message | None]:
         """``iterqueue(infinite=True)``."""
@@ -384,37 +346,15 @@ class Consumer(Configurable, Callbacks, Waiting):
         queue = self.usable_queue()
         if filterfunc is None:
             # The queue first: what it still held when this began can't be sent ahead any more.
-            return self.backend.queue_purge(queue) + self._discard_sent_ahead()
+            return self.backend.queue_purge(queue) + discard_sent_ahead(self)
         if self.no_ack or self.auto_ack:
             raise ConfigurationError(
                 "discard_all(filterfunc) can't put messages back with auto_ack or no_ack: use a "
                 "consumer without them"
             )
-        discarded = 0
-        kept: list[Message] = []
-        try:
-            while (message := self.fetch()) is not None:
-                kept.append(message)
-                if filterfunc(message):
-                    message.ack()
-                    kept.pop()
-                    discarded += 1
-        finally:
-            for message in kept:
-                message.requeue()
-        return discarded
+        return discard(self.fetch, filterfunc)
 
-    def _discard_sent_ahead(self) -> int:
-        count, life = 0, self.backend.life
-        while life is not None and (message := life.take(self.consumer_tag)) is not None:
-            if not message.acknowledged:
-                message.ack()
-            count += 1
-        return count
-
-    def purge(self) -> int:
-        """``discard_all()``."""
-        return self.discard_all()
+    purge = discard_all
 
     # -- the channel
 
@@ -427,14 +367,14 @@ class Consumer(Configurable, Callbacks, Waiting):
         :param prefetch_count: messages; 0 is no limit.
         :param apply_global: limit all consumers of this channel together, at once.
         """
-        self._check_open()
+        self.usable_queue()
         self.backend.qos(prefetch_size, prefetch_count, apply_global)
         if not apply_global:
             self.prefetch_count = prefetch_count
 
     def flow(self, active: bool) -> None:
         """Pause (False) and restart (True) deliveries."""
-        self._check_open()
+        self.usable_queue()
         self.backend.flow(active)
 
     def _use_channel(self, backend: Backend) -> None:

@@ -42,7 +42,7 @@ class Journal:
 
     @property
     def commit_due(self) -> float | None:
-        """When to call :meth:`commit`, by ``time.monotonic()``; None: nothing has changed."""
+        """When to call :meth:`commit`, by ``deadline.now()``; None: nothing has changed."""
         return None
 
     def commit(self) -> None:

@@ -7,13 +7,13 @@ the timers that are due, commits, and only then sends.
 from __future__ import annotations
 
 import logging
-import time
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import zmq
 
+from carrot import deadline
 from carrot.backends.amqp.errors import FramingError
 from carrot.broker.limited_log import LimitedLog
 from carrot.deadline import milliseconds
@@ -61,7 +61,7 @@ class Server:
         self._leaving: dict[Session, float] = {}
         self._with_output: dict[Session, None] = {}
         self._is_stopping = self._lacks_room = False
-        self._last_tick = time.monotonic()
+        self._last_tick = deadline.now()
         self._log = LimitedLog(logging.getLogger("carrot.server"))
         # ZeroMQ's file descriptors report nothing until their socket was found to be empty.
         self._note_disconnected()
@@ -100,7 +100,7 @@ class Server:
 
     def _timeout(self) -> int:
         """How many milliseconds to wait for clients, at most; -1 is no limit."""
-        now = time.monotonic()
+        now = deadline.now()
         due = [host.timers.next_due for host in self._virtual_hosts.values()]
         due.append(self._journal.commit_due)
         if self._sessions:
@@ -115,7 +115,7 @@ class Server:
     def _turn(self, timeout: int) -> None:
         # The file descriptors report changes only: the socket knows what is there already.
         batch = BATCH if self._listener.has_message() else self._wait(timeout)
-        now = time.monotonic()
+        now = deadline.now()
         self._take_in(batch, now)
         if self._leaving:
             self._drop_leaving(now)
@@ -219,7 +219,7 @@ class Server:
         for number in self._listener.disconnected():
             identity = self._numbers.pop(number, None)
             if identity is not None and (session := self._sessions.get(identity)) is not None:
-                self._leaving[session] = time.monotonic()
+                self._leaving[session] = deadline.now()
 
     def _drop_leaving(self, now: float) -> None:
         """Drop sessions whose connection is gone, once all messages are read or after FAREWELL."""
@@ -305,7 +305,7 @@ class Server:
             for session in tuple(self._identities):
                 session.refuse(CONNECTION_FORCED, "CONNECTION_FORCED - the broker shuts down")
             self._journal.commit()
-            self._send(time.monotonic())
+            self._send(deadline.now())
         finally:
             self._log.report(at_once=True)
             self._listener.close()

@@ -7,7 +7,6 @@ message is on the disk whenever the process is killed.
 from __future__ import annotations
 
 import sqlite3
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from carrot.broker.connection import Connection
 from carrot.broker.exchange import Binding, Destination, Exchange
 from carrot.broker.message import Home, QueuedMessage
 from carrot.broker.queue import Queue
+from carrot.deadline import now, wall_clock
 from carrot.exceptions import CarrotError
 from carrot.server.frames import encoded_properties, properties_of
 from carrot.server.journal import Journal
@@ -185,7 +185,7 @@ class Store(Journal):
             return
         self._gone.append(number)
         if self._due is None:
-            self._due = time.monotonic() + LATE
+            self._due = now() + LATE
         elif len(self._gone) >= MANY:
             self._due = 0.0
 
@@ -222,7 +222,7 @@ class Store(Journal):
         expires = message.expires_at
         if expires is not None:
             # The broker's clock starts anew with each process, so the wall clock's time is written.
-            expires += time.time() - time.monotonic()
+            expires += wall_clock() - now()
         return (
             number, self._queues[message.queue], message.exchange, message.routing_key,
             encoded_properties(message), message.body, expires,
@@ -305,7 +305,7 @@ class _Reader:
 
     def messages(self) -> Iterator[tuple[int, QueuedMessage]]:
         """The messages with their ids, in the order in which they came."""
-        now = time.time()
+        today = wall_clock()
         for number, queue_number, exchange, key, properties, body, expires in self._db.execute(
             "SELECT * FROM messages ORDER BY id"
         ):
@@ -313,7 +313,7 @@ class _Reader:
             # It may have been delivered before, and not acked.
             message.redelivered = True
             if expires is not None:
-                message.ttl = max(0.0, expires - now)
+                message.ttl = max(0.0, expires - today)
             message.queue = self.queues[queue_number]
             yield number, message
 

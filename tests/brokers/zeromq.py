@@ -46,14 +46,14 @@ class ZeroMQ(BrokerProcess):
         """For the virtual host ``/``."""
         return f"zeromq+{self._bind}"
 
-    def world(self, virtual_host: str) -> str:
+    def virtual_host(self, name: str) -> str:
         """The URL of that virtual host."""
-        return f"{self.url}/{virtual_host}"
+        return f"{self.url}/{name}"
 
     @property
     def command(self) -> Sequence[str | Path]:
         return [
-            sys.executable, "-m", "carrot.backends.zeromq", "--bind", self._bind, *self._options,
+            sys.executable, "-m", "carrot.server", "--bind", self._bind, *self._options,
         ]  # fmt: skip
 
     @property

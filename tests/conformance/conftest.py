@@ -35,7 +35,7 @@ BACKENDS = {
 
 @pytest.fixture
 def memory_url(unique: Callable[..., str]) -> str:
-    """A world of its own for each test."""
+    """A virtual host of its own for each test."""
     return f"memory://{unique('world')}/"
 
 
@@ -55,7 +55,7 @@ def pyamqplib_url(amqp_url: str) -> str:
 @pytest.fixture
 def zeromq_url(zeromq: ZeroMQ, unique: Callable[..., str]) -> str:
     """A virtual host of its own for each test."""
-    return zeromq.world(unique("world"))
+    return zeromq.virtual_host(unique("world"))
 
 
 # What differs without a NotSupported, since it is nothing that one could ask for.

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from carrot.checks import MAX_DEPTH
 from carrot.exceptions import ContentDisallowed, DecodeError, EncodeError
 from carrot.message import Message
 from carrot.messaging import Publisher
@@ -127,6 +128,27 @@ def test_a_tuple_as_a_key_comes_back_or_is_not_sent(feed: Feed, serializer: str)
         assert feed.payloads() == []
     else:
         assert feed.payloads() == [data]
+
+
+def nested(levels: int) -> dict[str, Any]:
+    """Headers of so many levels of tables and lists."""
+    inner: Any = []
+    for _ in range(levels - 2):
+        inner = [inner]
+    return {"deep": inner}
+
+
+def test_headers_come_back_down_to_the_greatest_depth_and_deeper_ones_are_not_sent(
+    feed: Feed,
+) -> None:
+    with pytest.raises(EncodeError, match=rf"headers\['deep'\] is nested deeper than {MAX_DEPTH}"):
+        feed.publisher.send("too deep", headers=nested(MAX_DEPTH + 1))
+    feed.publisher.send("deep", headers=nested(MAX_DEPTH))
+
+    message = eventually(feed.consumer.fetch)
+    message.ack()
+    assert message.payload == "deep"
+    assert message.headers["deep"] == nested(MAX_DEPTH)["deep"]
 
 
 # -- trust

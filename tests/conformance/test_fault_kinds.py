@@ -5,6 +5,7 @@ import itertools
 import signal
 import threading
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
@@ -12,6 +13,7 @@ from carrot.exceptions import CarrotError, DecodeError, EncodeError
 from carrot.messaging import Consumer, ConsumerSet, Publisher
 from carrot.serialization import registry
 from tests.interleaving import interleave
+from tests.threads import run
 from tests.waiting import eventually
 
 # TLS is left out: it is the amqp driver again.
@@ -262,19 +264,14 @@ def test_body_that_cant_be_decoded_is_a_decode_error(feed, body, content_type):
 
 def race(*targets):
     """Run the functions at once; CarrotErrors are fair there."""
-    start = threading.Barrier(len(targets))
+    together = threading.Barrier(len(targets))
 
-    def run(target):
-        start.wait(TIMEOUT)
+    def racing(target):
+        together.wait(TIMEOUT)
         with suppress(CarrotError):
             target()
 
-    threads = [threading.Thread(target=run, args=(target,)) for target in targets]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(TIMEOUT)
-        assert not thread.is_alive(), "a thread hangs"
+    run(*(partial(racing, target) for target in targets), within=TIMEOUT)
 
 
 def fairly(function):

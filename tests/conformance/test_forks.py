@@ -32,7 +32,7 @@ def test_child_sends_and_closes_what_it_inherited_and_the_parent_goes_on(
     feed.publisher.send("before")
 
     def child():
-        # A child of the memory driver has a copy of the world, with what it sends.
+        # A child of the memory driver has a copy of the virtual host, with what it sends.
         feed.publisher.send("from the child")
         with Consumer(connection, feed.queue) as consumer:
             assert consumer.fetch(no_ack=True).payload == "before"

@@ -13,8 +13,8 @@ from tests.waiting import eventually
 ROOT = Path(__file__).parents[2]
 WITHIN = 20  # seconds, for a program that takes less than one
 
-# TLS is left out, for processes take their time; it is the same driver. A world of the memory
-# driver ends with its process.
+# TLS is left out, for processes take their time; it is the same driver. What the memory
+# driver holds ends with its process.
 pytestmark = pytest.mark.parametrize(
     "backend_name", ["amqp", "pyamqplib", "stomp", "zeromq"], indirect=True
 )

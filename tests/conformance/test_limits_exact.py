@@ -7,6 +7,7 @@ import pytest
 
 from carrot.exceptions import OperationTimeout
 from carrot.messaging import Consumer, ConsumerSet
+from tests.threads import run
 from tests.waiting import eventually
 
 # TLS is left out: it is the amqp driver again.
@@ -56,26 +57,6 @@ def fresh(numbers):
 def assert_left(feed, numbers):
     """These messages are in the queue, in order, and nobody has had them before."""
     assert rest(feed, len(numbers)) == fresh(numbers)
-
-
-def run(*targets):
-    """Run the functions in threads at once; raise what the first of them raised."""
-    errors = []
-
-    def guarded(target):
-        try:
-            target()
-        except BaseException as exc:
-            errors.append(exc)
-
-    threads = [threading.Thread(target=guarded, args=(target,)) for target in targets]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive(), "a thread hangs"
-    if errors:
-        raise errors[0]
 
 
 # -- a queue with more than is wanted

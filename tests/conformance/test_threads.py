@@ -12,27 +12,8 @@ from carrot.exceptions import (
     PreconditionFailed,
 )
 from carrot.messaging import Consumer, Publisher
+from tests.threads import run
 from tests.waiting import eventually
-
-
-def run(*targets):
-    """Run the functions in threads at once; raise what the first of them raised."""
-    errors = []
-
-    def guarded(target):
-        try:
-            target()
-        except BaseException as exc:
-            errors.append(exc)
-
-    threads = [threading.Thread(target=guarded, args=(target,)) for target in targets]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-        assert not thread.is_alive(), "a thread hangs"
-    if errors:
-        raise errors[0]
 
 
 def lose_queue(consumer, connection):
@@ -222,7 +203,7 @@ def test_stop_ends_the_loops_of_all_threads_and_no_later_one(feed):
 
 
 @pytest.mark.needs("deletion")
-def test_who_waits_for_a_consumer_is_told_that_it_is_lost_until_it_is_healed(
+def test_who_waits_for_a_consumer_is_told_that_it_is_lost_until_it_is_recovered(
     feed, connection, monkeypatch
 ):
     backend, topology = feed.consumer.backend, feed.consumer.backend.lives.topology
@@ -388,7 +369,7 @@ def spoil_and_send(connect, received, times=5):
 
 
 @pytest.mark.needs("deletion")
-def test_consumers_that_share_a_channel_are_healed_by_the_loop_of_one(two_on_a_channel, connect):
+def test_consumers_that_share_a_channel_are_recovered_by_the_loop_of_one(two_on_a_channel, connect):
     (idle, busy), received = two_on_a_channel
 
     def spoil():
@@ -442,7 +423,7 @@ def test_stop_ends_the_loop_that_was_subscribing_when_another_heeded_it(
 
 
 @pytest.mark.needs("deletion")
-def test_a_cancelled_consumer_stays_so_while_another_on_its_channel_is_healed(
+def test_a_cancelled_consumer_stays_so_while_another_on_its_channel_is_recovered(
     two_on_a_channel, connect
 ):
     (gone, there), received = two_on_a_channel

@@ -1,4 +1,4 @@
-"""Where the documentation's ``localhost:5672`` is: a memory world, or the RabbitMQ of the tests."""
+"""Where the documentation's ``localhost:5672`` is: in memory, or the RabbitMQ of the tests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STOMP_ALIASES = ("stomp", "stomps", "activemq")
 
 @pytest.fixture
 def clean_worlds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every memory world that an example uses is empty afterwards."""
+    """Every virtual host in memory that an example uses is empty afterwards."""
     really_open = memory.Transport.open.__func__  # type: ignore[attr-defined]
     used: set[str] = set()
 

@@ -1158,7 +1158,7 @@ with BrokerConnection({amqp_url!r}, heartbeat=1) as connection:
     connection.connect()
     child = os.fork()
     if child == 0:
-        del connection._transport
+        del connection._live
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0
     print(connection.create_backend().queue_exists("no such queue"))

@@ -6,7 +6,6 @@ And never the password: every login here has one, and no error may show it.
 import socket
 import ssl
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -16,7 +15,7 @@ import pytest
 
 from carrot.backends.base import BaseBackend
 from carrot.connection import BrokerConnection
-from carrot.deadline import until
+from carrot.deadline import Deadline, bounded_by
 from carrot.exceptions import (
     AccessRefused,
     BrokerRefused,
@@ -852,9 +851,9 @@ def test_time_out_behind_another_thread_says_no_password(connect):
         connection = connect(f"amqp://ann:{PASSWORD}@127.0.0.1:{port}//", connect_timeout=5)
         opening = threading.Thread(target=lambda: suppressed(connection.connect), daemon=True)
         opening.start()
-        eventually(connection._opening.locked, within=5)
+        eventually(connection._live._opening.locked, within=5)
 
-        with until(time.monotonic() + 0.1):
+        with bounded_by(Deadline.after(0.1)):
             error = raised(connection.reopen)
         connection.close()
 

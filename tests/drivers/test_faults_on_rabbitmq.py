@@ -12,11 +12,12 @@ from dataclasses import replace
 import pytest
 
 from carrot.connection import BrokerConnection
-from carrot.deadline import until
+from carrot.deadline import Deadline, bounded_by
 from carrot.exceptions import BrokerRefused, CarrotError, ConnectionLost, OperationTimeout
 from carrot.messaging import Consumer, ConsumerSet, Publisher
 from tests.faults.proxy import Faults, Proxy
 from tests.interleaving import interleave
+from tests.threads import run, start
 from tests.waiting import eventually
 
 TIMEOUT = 20  # seconds, for what should take milliseconds
@@ -106,34 +107,6 @@ def consumer_that_knows(queue, connection, **options):
 
 def acking(received):
     return lambda data, message: (received.append(data), message.ack())
-
-
-def start(*targets):
-    """Start each function in a thread; the function returned waits for their ends, and raises."""
-    errors = []
-
-    def guarded(target):
-        try:
-            target()
-        except BaseException as exc:
-            errors.append(exc)
-
-    threads = [threading.Thread(target=guarded, args=(target,)) for target in targets]
-    for thread in threads:
-        thread.start()
-
-    def join():
-        for thread in threads:
-            thread.join(60)
-            assert not thread.is_alive(), "a thread hangs"
-        if errors:
-            raise errors[0]
-
-    return join
-
-
-def run(*targets):
-    start(*targets)()
 
 
 # -- limits, on queues that count deliveries
@@ -515,7 +488,7 @@ def brokers(amqp_url, stomp_url, zeromq, unique):
         "amqp": amqp_url,
         "pyamqplib": amqp_url.replace("amqp://", "pyamqplib://", 1),
         "stomp": stomp_url,
-        "zeromq": zeromq.world(unique("world")),
+        "zeromq": zeromq.virtual_host(unique("world")),
         "memory": f"memory://{unique('world')}/",
     }
     connections = {name: BrokerConnection(url) for name, url in urls.items()}
@@ -613,7 +586,7 @@ def test_deadline_holds_behind_a_close_that_waits_for_the_broker(frozen, make_qu
     proxy.link.down.faults = replace(proxy.link.down.faults, freeze_at=0)
 
     def publish():
-        with until(time.monotonic() + DEADLINE):
+        with bounded_by(Deadline.after(DEADLINE)):
             publisher.send("x")
 
     def confirm():

@@ -1719,10 +1719,10 @@ def test_name_for_dead_letters_that_amqp_cant_carry_is_refused(name):
 
 
 def test_stop_ends_all_loops_that_wait_for_the_broker(monkeypatch):
-    healing, errors = set(), []
+    recovering, errors = set(), []
     connection = BrokerConnection(
         "memory://stopped-while-away",
-        on_connection_lost=lambda error, interval: healing.add(threading.get_ident()),
+        on_connection_lost=lambda error, interval: recovering.add(threading.get_ident()),
     )
     consumer = Consumer(connection, "q", callbacks=[print])
     consumer.consume()
@@ -1740,8 +1740,8 @@ def test_stop_ends_all_loops_that_wait_for_the_broker(monkeypatch):
     for thread in threads:
         thread.start()
     monkeypatch.setattr(connection, "_opened", stay_away)
-    connection._transport.close()
-    eventually(lambda: len(healing) == 2, 10)
+    connection._live.transport.close()
+    eventually(lambda: len(recovering) == 2, 10)
     consumer.stop()
     for thread in threads:
         thread.join(10)

@@ -342,7 +342,7 @@ def test_handshake_that_takes_too_long_is_given_up():
 
 
 def test_client_that_is_frozen_is_dropped_after_two_heartbeats(zeromq, unique):
-    url = zeromq.world(unique("vhost"))
+    url = zeromq.virtual_host(unique("vhost"))
     program = (
         "import sys\n"
         "from carrot import BrokerConnection, Consumer\n"

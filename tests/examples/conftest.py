@@ -34,7 +34,7 @@ EXCHANGES = [
 @pytest.fixture
 def clean_zeromq(zeromq: ZeroMQ, unique: Callable[..., str]) -> str:
     """The URL of a ZeroMQ broker's empty virtual host."""
-    return zeromq.world(unique("examples"))
+    return zeromq.virtual_host(unique("examples"))
 
 
 @pytest.fixture

@@ -342,12 +342,12 @@ def over_stomp(broker: ActiveMQ, name: str, seed: int, seconds: float) -> Run:
 
 
 def over_zeromq(broker: ZeroMQ, name: str, seed: int, seconds: float) -> Run:
-    """A run on carrot's own broker, in a world of its own."""
+    """A run on carrot's own broker, in a virtual host of its own."""
     proxy = Proxy(broker.port, frames=False)
     proxy.listen()
     url = f"zeromq+tcp://127.0.0.1:{proxy.port}/{name}"
     kills = partial(_kills_by, proxy, False)
-    return Run(url, broker.world(name), name, kills, seed=seed, seconds=seconds)
+    return Run(url, broker.virtual_host(name), name, kills, seed=seed, seconds=seconds)
 
 
 def in_memory(name: str, seed: int, seconds: float) -> Run:

@@ -341,13 +341,23 @@ def test_a_greenlet_that_waits_is_woken_by_close(amqp_url: str, unique: Callable
 # -- eventlet
 
 
-def test_eventlet_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "url",
+    [
+        "amqp://guest:guest@127.0.0.1:1//",
+        "pyamqplib://guest:guest@127.0.0.1:1//",
+        "memory://eventlet",
+        "zeromq+tcp://127.0.0.1:1",
+        "stomp://guest:guest@127.0.0.1:1",
+    ],
+)
+def test_eventlet_is_refused(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     patcher = types.ModuleType("eventlet.patcher")
     patcher.is_monkey_patched = lambda module: module == "socket"  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "eventlet.patcher", patcher)
 
     with pytest.raises(ConfigurationError, match=r"eventlet.*retired: use gevent, or threads"):
-        BrokerConnection("amqp://guest:guest@127.0.0.1:1//").connect()
+        BrokerConnection(url).connect()
 
 
 def test_eventlet_that_has_patched_nothing_is_no_matter(

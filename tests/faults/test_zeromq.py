@@ -34,7 +34,7 @@ def proxy(zeromq: ZeroMQ) -> Iterator[Proxy]:
 
 @pytest.fixture
 def url(proxy: Proxy, unique: Unique) -> str:
-    """A world of its own, through the proxy."""
+    """A virtual host of its own, through the proxy."""
     return f"zeromq+tcp://127.0.0.1:{proxy.port}/{unique('world')}"
 
 
@@ -166,7 +166,7 @@ def test_corrupt_byte_loses_the_connection_and_nothing_else(proxy, url, directio
     with seeded() as schedule:
         places = sorted(schedule.sample(range(length), 8))
         schedule.note(f"corrupt the bytes {places} {direction}")
-        # A world for each: what is delivered may be wrong.
+        # A virtual host for each: what is delivered may be wrong.
         corrupt(
             proxy, ((f"{url}-{offset}", QUEUE, offset) for offset in places), direction,
             connect_timeout=0.3, operation_timeout=0.5, heartbeat=1,

@@ -64,7 +64,7 @@ def test_an_unknown_name_is_told_every_known_one() -> None:
     ("backend", "says"),
     [
         (5, "must be a name or a class, not int: 5"),
-        (dict, "'dict' is not a subclass of carrot.backends.base.BaseBackend"),
+        (dict, "'dict' is not a subclass of carrot.backends.seam.backend.Backend"),
         (fake_driver.FakeTransport, "'FakeTransport' is not a subclass"),
         ("collections.OrderedDict", "'collections.OrderedDict' is not a subclass"),
         ("tests.unit.fake_driver.make_driver", "is not a subclass"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from carrot.checks import required_name, short_string, table
+from carrot.backends.amqp import tables
+from carrot.checks import MAX_DEPTH, required_name, short_string, table
 from carrot.exceptions import ConfigurationError, EncodeError
 
 
@@ -149,8 +151,22 @@ def test_a_table_that_contains_itself_is_told() -> None:
     endless: dict[str, Any] = {}
     endless["again"] = endless
 
-    with pytest.raises(EncodeError, match="contain themselves"):
+    with pytest.raises(EncodeError, match=r"^headers\['again'\] is nested .*or contains itself"):
         table("headers", endless)
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: {"a": inner}, lambda inner: [inner]])
+def test_a_table_is_no_deeper_than_receivers_read(wrap: Callable[[Any], Any]) -> None:
+    values: Any = {}
+    for _ in range(MAX_DEPTH - 2):
+        values = wrap(values)
+
+    deepest = {"deep": values}
+    assert table("headers", deepest) == deepest
+    assert tables.decode_table(tables.encode_table(deepest), 0)[0] == deepest
+    with pytest.raises(EncodeError, match=r"^headers\['deep'\] is nested deeper than 64 levels"):
+        table("headers", {"deep": wrap(values)})
+    assert tables.MAX_DEPTH == MAX_DEPTH
 
 
 def test_bytes_that_are_text_come_as_text() -> None:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 import threading
-from pathlib import Path
 
 import pytest
 
-import carrot.backends.sockets
 from carrot import deadline
 from carrot.deadline import (
     Deadline,
@@ -156,31 +153,6 @@ def test_a_lock_is_waited_for_until_the_deadline() -> None:
     with bounded_by(Deadline.after(5)):
         wait_to_hold(lock, "for nothing")
         assert lock.acquire(blocking=False)
-
-
-# -- the clock
-
-
-@pytest.mark.parametrize(
-    "path",
-    [
-        *Path(carrot.backends.sockets.__file__).parent.glob("*.py"),
-        *(
-            Path(deadline.__file__).parent / name
-            for name in (
-                "exits.py",
-                "forks.py",
-                "retry.py",
-                "backends/transport.py",
-                "backends/amqp/transport.py",
-                "backends/zeromq/socket.py",
-            )
-        ),
-    ],
-    ids=lambda path: path.name,
-)
-def test_the_clock_is_read_in_one_file(path: Path) -> None:
-    assert not re.search(r"\bmonotonic\b|perf_counter", path.read_text())
 
 
 def test_the_names_of_before_are_the_same_functions() -> None:

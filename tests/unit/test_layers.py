@@ -59,6 +59,13 @@ DRIVERS = (
     "carrot.backends.queue",
     "carrot.backends.zeromq",
 )
+ASK_DATETIME = ("datetime.now", "datetime.utcnow", "datetime.today", "date.today")
+# What reads a clock beside carrot.deadline: to be emptied.
+STILL_READ_A_CLOCK = {
+    "carrot.backends.pystomp.headers",
+    "carrot.backends.pystomp.polling",
+    "carrot.backends.pystomp.transport",
+}
 
 
 def place(module: str) -> tuple[int, str]:
@@ -127,6 +134,16 @@ def unexplained_imports(source: str, module: str) -> list[str]:
     return wrong
 
 
+def clocks(source: str, module: str) -> list[str]:
+    """A complaint for each import of ``time``, and each question what time ``datetime`` has."""
+    tree = ast.parse(source)
+    wrong = [
+        f"{module}:{line} imports time" for line, it in imports(tree, "", False) if it == "time"
+    ]
+    asked = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    return wrong + [f"{module} asks {name}" for name in asked if name in ASK_DATETIME]
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_imports_point_down(module: str) -> None:
     path = MODULES[module]
@@ -141,6 +158,26 @@ def test_an_import_inside_a_function_says_why(module: str) -> None:
     wrong = unexplained_imports(MODULES[module].read_text(), module)
 
     assert not wrong
+
+
+@pytest.mark.parametrize(
+    "module", sorted(MODULES.keys() - {"carrot.deadline"} - STILL_READ_A_CLOCK)
+)
+def test_the_clock_is_read_in_one_file(module: str) -> None:
+    assert not clocks(MODULES[module].read_text(), module)
+
+
+@pytest.mark.parametrize("module", sorted(STILL_READ_A_CLOCK))
+def test_a_module_that_reads_no_clock_any_more_is_not_listed(module: str) -> None:
+    assert clocks(MODULES[module].read_text(), module)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["import time", "from time import monotonic", "def f():\n    return datetime.now(UTC)"],
+)
+def test_whoever_reads_a_clock_is_found(source: str) -> None:
+    assert clocks(source, "m")
 
 
 def test_the_table_of_backends_imports_no_driver() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from carrot.deadline import within
+from carrot.deadline import remaining
 from carrot.exceptions import (
     AccessRefused,
     ConnectionFailed,
@@ -49,7 +49,7 @@ REFUSAL = broker_refused(540, "NOT_IMPLEMENTED - no global qos", "here")
 def test_it_is_done_again_over_a_new_connection() -> None:
     connection, done = Connection(), []
 
-    assert recover(connection, LOST, lambda: done.append(within(None)), QUICK)
+    assert recover(connection, LOST, lambda: done.append(remaining(None)), QUICK)
     assert done == [None]
     assert connection.told == [LOST, "recovered"]
 
@@ -57,10 +57,10 @@ def test_it_is_done_again_over_a_new_connection() -> None:
 def test_what_waits_in_it_has_the_time_that_is_left() -> None:
     left = []
 
-    recover(Connection(), LOST, lambda: left.append(within(60)), Retry(seconds=5))
+    recover(Connection(), LOST, lambda: left.append(remaining(60)), Retry(seconds=5))
 
     assert 4 < left[0] < 5
-    assert within(60) == 60
+    assert remaining(60) == 60
 
 
 def test_the_last_error_is_raised_and_says_how_it_began() -> None:

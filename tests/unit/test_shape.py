@@ -35,10 +35,6 @@ STILL_TOO_BIG = {
     "carrot.backends.pystomp.transport.Transport": (58, 35),
     "carrot.backends.sockets.stream.StreamTransport": (51, 27),
     "carrot.backends.zeromq.transport.Transport": (56, 34),
-    "carrot.connection.BrokerConnection": (36, 20),
-    "carrot.connection.DjangoBrokerConnection": (36, 20),
-    "carrot.connection.DummyConnection": (36, 20),
-    "carrot.messaging.consumer.Consumer": (39, 20),
 }
 #: The same of chains, by the module and the name of the last class.
 STILL_TOO_LONG = {

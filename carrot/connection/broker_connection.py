@@ -2,52 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
 from typing import Any, ClassVar, NoReturn, Self
 
 from carrot import logs
 from carrot.backends import get_backend_cls
 from carrot.backends.base import BaseTransport
-from carrot.backends.seam.backend import Backend as BaseBackend
+from carrot.backends.seam.backend import Backend
+from carrot.backends.transport import refuse_eventlet
 from carrot.checks import check_function, seconds
-from carrot.deadline import Deadline, describe, now, remaining
-from carrot.exceptions import (
-    AccessRefused,
-    ConfigurationError,
-    ConnectionFailed,
-    ConnectionLost,
-    OperationTimeout,
-)
+from carrot.connection.hosts import open_first
+from carrot.connection.live_transport import LiveTransport
+from carrot.connection.options import SETTINGS, merged, one_of
+from carrot.deadline import Deadline, now, sleep
+from carrot.exceptions import AccessRefused
 from carrot.function_options import keep_plain_functions
 from carrot.retry import Backoff
-from carrot.settings import (
-    ConnectionSettings,
-    SslOption,
-    check_django_conninfo,
-    check_tls,
-    get_django_conninfo,
-    is_url,
-    parse_url,
-)
-
-__all__ = [
-    "AMQPConnection",
-    "AMQPConnectionException",
-    "BrokerConnection",
-    "DjangoAMQPConnection",
-    "DjangoBrokerConnection",
-    "DummyConnection",
-    "get_django_conninfo",
-]
+from carrot.settings import ConnectionSettings, SslOption
 
 #: What programs written for carrot 0.10 catch when a connection fails or is lost.
 AMQPConnectionException = ConnectionError
-
-_SETTINGS = tuple(f.name for f in fields(ConnectionSettings) if f.name != "backend")
 
 
 class BrokerConnection:
@@ -61,7 +35,7 @@ class BrokerConnection:
         they are tried in turn.
     :param userid: default guest.
     :param password: default guest.
-    :param virtual_host: the broker's world of queues and exchanges; default ``/``.
+    :param virtual_host: which of the broker's; each has queues of its own; default ``/``.
     :param vhost: another name of *virtual_host*.
     :param port: a number, also as text; default the driver's (5672 for AMQP).
     :param ssl: True, a dict of the driver's TLS options, or an ``ssl.SSLContext``.
@@ -107,8 +81,8 @@ class BrokerConnection:
     login_method: str | None = None
     curve_server_key: str | None = None
     curve_secret_key: str | None = None
-    backend_cls: str | type[BaseBackend] | None = None
-    transport: str | type[BaseBackend] | None = None
+    backend_cls: str | type[Backend] | None = None
+    transport: str | type[Backend] | None = None
 
     function_options: ClassVar[tuple[str, ...]] = (
         "on_connection_lost",
@@ -145,14 +119,14 @@ class BrokerConnection:
         on_unblocked: Callable[[], object] | None = None,
         curve_server_key: str | None = None,
         curve_secret_key: str | None = None,
-        backend_cls: str | type[BaseBackend] | None = None,
-        transport: str | type[BaseBackend] | None = None,
+        backend_cls: str | type[Backend] | None = None,
+        transport: str | type[Backend] | None = None,
     ) -> None:
         given: dict[str, Any] = {
             "hostname": hostname,
             "userid": userid,
             "password": password,
-            "virtual_host": _one_of("virtual_host", virtual_host, "vhost", vhost),
+            "virtual_host": one_of("virtual_host", virtual_host, "vhost", vhost),
             "port": port,
             "insist": insist,
             "ssl": ssl,
@@ -164,9 +138,9 @@ class BrokerConnection:
             "reconnect": reconnect,
             "curve_server_key": curve_server_key,
             "curve_secret_key": curve_secret_key,
-            "backend": _one_of("backend_cls", backend_cls, "transport", transport),
+            "backend": one_of("backend_cls", backend_cls, "transport", transport),
         }
-        for name, value in self._merged(given).items():
+        for name, value in merged(self, given).items():
             setattr(self, name, value)
         watchers = {
             "on_connection_lost": on_connection_lost,
@@ -178,47 +152,16 @@ class BrokerConnection:
             if watcher is not None:
                 check_function(name, watcher)
                 setattr(self, name, watcher)
-        self._transport: BaseTransport | None = None
-        self._was_open = self._closed = False
+        self._live = LiveTransport()
         # For the log: since when it is lost, and how often it was attempted to connect since.
         self._lost_at: float | None = None
         self._attempts = 0
-        self._opening, self._pid = threading.Lock(), os.getpid()
-        # How often it could not be made, and the last reason.
-        self._failures = 0
-        self._failure: ConnectionFailed | None = None
-
-    def _merged(self, given: dict[str, Any]) -> dict[str, Any]:
-        """The attributes of this connection: keywords over the URL over the class's own."""
-        inherited: dict[str, Any] = {name: getattr(self, name) for name in _SETTINGS}
-        inherited["virtual_host"] = _one_of("virtual_host", self.virtual_host, "vhost", self.vhost)
-        inherited["backend"] = _one_of("backend_cls", self.backend_cls, "transport", self.transport)
-        hostname = given["hostname"] or inherited["hostname"]
-        from_url: dict[str, Any] = {}
-        if is_url(hostname):
-            from_url = parse_url(hostname)
-            inherited["hostname"] = given["hostname"] = None
-            if inherited["backend"] is not None:
-                given["backend"] = given["backend"] or inherited["backend"]
-        merged = {
-            name: value
-            for layer in (inherited, from_url, given)
-            for name, value in layer.items()
-            if value is not None
-        }
-        check_tls(merged.get("backend"), merged.get("ssl"))
-        settings = ConnectionSettings(**merged)
-        attributes = {name: getattr(settings, name) for name in _SETTINGS}
-        for name in ("connect_timeout", "operation_timeout"):
-            if inherited[name] is None and name not in merged:
-                attributes[name] = None  # a subclass that waits for ever
-        return {**attributes, "backend_cls": settings.backend}
 
     @property
     def settings(self) -> ConnectionSettings:
         """The settings as they are now, checked."""
         return ConnectionSettings(
-            backend=self.backend_cls, **{name: getattr(self, name) for name in _SETTINGS}
+            backend=self.backend_cls, **{name: getattr(self, name) for name in SETTINGS}
         )
 
     # -- where
@@ -249,7 +192,7 @@ class BrokerConnection:
         }
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "open" if self.is_open else "not connected"
+        state = "closed" if self._live.is_closed else "open" if self.is_open else "not connected"
         where = f"{self.userid}@{self._hosts}" + (f":{self.port}" if self.port else "")
         return f"<{type(self).__name__} {where} vhost={self.virtual_host!r} {state}>"
 
@@ -280,7 +223,7 @@ class BrokerConnection:
         :raises ConnectionFailed: it can't be made.
         :raises ConnectionLost: :meth:`close` was called; :meth:`connect` opens a new one.
         """
-        transport = self._transport
+        transport = self._live.transport
         if transport is not None and transport.is_open:
             return transport
         return self.reopen()
@@ -292,93 +235,21 @@ class BrokerConnection:
         :raises ConnectionLost: :meth:`close` was called; :meth:`connect` opens a new one.
         :raises OperationTimeout: another thread is trying, and hasn't got through in time.
         """
-        left = remaining(None)
-        deadline = Deadline.after(left)
-        failures = self._failures
-        opening = self._renewed_lock()
-        if not opening.acquire(timeout=-1 if left is None else left):
-            raise OperationTimeout(
-                f"no connection to {self._hosts} within {describe(left)}: another thread is "
-                "still trying to make it"
-            )
-        try:
-            if not self._may_open():
-                raise self._closed_here()
-            if self._transport is None or not self._transport.is_open:
-                if self._failures != failures and self._failure is not None:
-                    # What another thread has tried meanwhile, need not be tried again for us.
-                    raise type(self._failure)(str(self._failure)) from self._failure
-                if self._transport is not None:
-                    self._transport.close()  # it is lost; what it still holds is freed
-                self._transport = self._opened(deadline)
-                self._was_open = True
-            return self._transport
-        finally:
-            opening.release()
-
-    def _renewed_lock(self) -> threading.Lock:
-        """The lock for opening; a forked child's own, for a thread of the parent's may hold it."""
-        if self._pid != os.getpid():
-            self._opening, self._pid = threading.Lock(), os.getpid()
-        return self._opening
-
-    def _opened(self, deadline: Deadline) -> BaseTransport:
-        try:
-            transport = self._open(deadline)
-        except ConnectionFailed as exc:
-            self._failures, self._failure = self._failures + 1, exc
-            raise
-        if not self._may_open():
-            transport.close()  # close() was called meanwhile
-            raise self._closed_here()
-        return transport
-
-    def _may_open(self) -> bool:
-        return not self._closed
-
-    def _closed_here(self) -> ConnectionLost:
-        return ConnectionLost(
-            f"the connection to {self._hosts} was closed here with close(): connect() opens a "
-            "new one"
-        )
+        return self._live.reopen(self._open, self._hosts)
 
     def _open(self, deadline: Deadline) -> BaseTransport:
-        """A connection to the first host that lets us in."""
-        transport_cls = self.get_backend_cls().transport_cls
-        if self.curve_server_key is not None and not transport_cls.has_curve:
-            raise ConfigurationError(
-                "curve_server_key is for ZeroMQ, and this driver would not encrypt: use ssl=, or a "
-                "zeromq URL"
-            )
-        failures: list[ConnectionFailed] = []
-        for settings in self.settings.to_try:
-            if deadline.left is not None:
-                left = max(0.1, round(deadline.left, 1))
-                patience = min(left, settings.connect_timeout or left)
-                settings = replace(settings, connect_timeout=patience)
-            try:
-                transport = transport_cls.open(settings)
-            except AccessRefused:
-                raise  # a wrong password is wrong on every host
-            except ConnectionFailed as exc:
-                failures.append(exc)
-                continue
-            transport.watch(self._tell_blocked)
-            logs.connected(self.where)
-            return transport
-        if len(failures) == 1:
-            raise failures[0]
-        raise ConnectionFailed(
-            f"none of the {len(failures)} hosts can be reached: "
-            + "; ".join(str(failure) for failure in failures)
-        ) from failures[-1]
+        refuse_eventlet()
+        transport = open_first(self.get_backend_cls().transport_cls, self.settings, deadline)
+        transport.watch(self._tell_blocked)
+        logs.connected(self.where)
+        return transport
 
     # -- what recovery needs of it, and tells
 
     @property
     def may_reconnect(self) -> bool:
         """Whether publishers and consumers go on over a new connection."""
-        return self.reconnect is not False and self._was_open and not self._closed
+        return self.reconnect is not False and self._live.was_open and not self._live.is_closed
 
     def tell_lost(self, error: Exception, interval: float) -> None:
         """Call :attr:`on_connection_lost`, and log the attempt."""
@@ -412,7 +283,7 @@ class BrokerConnection:
     @property
     def is_open(self) -> bool:
         """Whether there is a live connection, as far as is known without asking the broker."""
-        return self._transport is not None and self._transport.is_open
+        return self._live.is_open
 
     @property
     def connected(self) -> bool:
@@ -424,7 +295,7 @@ class BrokerConnection:
 
         :raises ConnectionFailed: it can't be made.
         """
-        self._closed = False
+        self._live.is_closed = False
         return self.connection
 
     def ensure_connection(
@@ -454,7 +325,7 @@ class BrokerConnection:
             except self.connection_errors as exc:
                 if errback is not None:
                     errback(exc, interval)
-                time.sleep(interval)
+                sleep(interval)
         self.connect()
         return self
 
@@ -474,18 +345,7 @@ class BrokerConnection:
             (with pyamqplib ``connect_timeout``).
         """
         patience = None if timeout is None else seconds("timeout", timeout)
-        # Whoever is connecting finds out, too.
-        self._closed = True
-        opening = self._renewed_lock()
-        most = self.operation_timeout if patience is None else patience
-        has_turn = opening.acquire(timeout=-1 if most is None else most)
-        try:
-            transport, self._transport = self._transport, None
-        finally:
-            if has_turn:
-                opening.release()
-        if transport is not None:
-            transport.close(patience)
+        self._live.close(patience, self.operation_timeout if patience is None else patience)
 
     def __enter__(self) -> Self:
         return self
@@ -495,18 +355,18 @@ class BrokerConnection:
 
     # -- backends
 
-    def get_backend_cls(self) -> type[BaseBackend]:
+    def get_backend_cls(self) -> type[Backend]:
         """The driver's class.
 
         :raises BackendNotFound: lists what was tried and the known names.
         """
         return get_backend_cls(self.backend_cls)
 
-    def create_backend(self) -> BaseBackend:
+    def create_backend(self) -> Backend:
         """A new backend: one channel on this connection, opened at its first use."""
         return self.get_backend_cls()(connection=self)
 
-    def channel(self) -> BaseBackend:
+    def channel(self) -> Backend:
         """The same as :meth:`create_backend`."""
         return self.create_backend()
 
@@ -525,74 +385,5 @@ class BrokerConnection:
         return self.get_backend_cls().channel_errors
 
 
-def _one_of(name: str, value: Any, other_name: str, other: Any) -> Any:
-    if value is not None and other is not None and value != other:
-        raise ConfigurationError(
-            f"{name}={value!r} and {other_name}={other!r} are two names of one setting: give one"
-        )
-    return value if value is not None else other
-
-
 #: The name of carrot 0.1 to 0.6, which stays.
 AMQPConnection = BrokerConnection
-
-
-class DjangoBrokerConnection(BrokerConnection):
-    """A BrokerConnection with the settings of the Django project; keywords override them.
-
-    Reads ``BROKER_HOST BROKER_PORT BROKER_USER BROKER_PASSWORD BROKER_VHOST``, or the same with
-    ``AMQP_`` (and ``AMQP_SERVER`` for the host), or ``BROKER_URL``; and ``CARROT_BACKEND``.
-
-    :param settings: an object to read instead of ``django.conf.settings``.
-    :raises ConfigurationError: names the settings that are missing.
-    """
-
-    def __init__(
-        self,
-        hostname: str | None = None,
-        userid: str | None = None,
-        password: str | None = None,
-        virtual_host: str | None = None,
-        port: int | str | None = None,
-        *,
-        settings: object = None,
-        **options: Any,
-    ) -> None:
-        given = {
-            "hostname": hostname,
-            "userid": userid,
-            "password": password,
-            "virtual_host": virtual_host,
-            "port": port,
-            **options,
-        }
-        given = {name: value for name, value in given.items() if value is not None}
-        for alias, name in (("vhost", "virtual_host"), ("transport", "backend_cls")):
-            if alias in given:
-                given[name] = _one_of(name, given.get(name), alias, given.pop(alias))
-        keywords = get_django_conninfo(settings)
-        if is_url(given.get("hostname")):
-            keywords = {}
-        keywords.update(given)
-        backend = get_backend_cls(keywords["backend_cls"]) if keywords.get("backend_cls") else None
-        # A driver without ports has no login either: the memory one needs no settings at all.
-        needs_login = backend is None or backend.transport_cls.default_port is not None
-        if needs_login and "://" not in str(keywords.get("hostname")):
-            check_django_conninfo(keywords)
-        super().__init__(**keywords)
-
-
-#: The name of carrot 0.1 to 0.6, which stays.
-DjangoAMQPConnection = DjangoBrokerConnection
-
-
-class DummyConnection(BrokerConnection):
-    """A connection to the default memory world, whatever the arguments."""
-
-    def __init__(self, *args: object, **kwargs: object) -> None:
-        super().__init__(backend_cls="memory")
-
-    @property
-    def host(self) -> str:
-        """Always empty."""
-        return ""
