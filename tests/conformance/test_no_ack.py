@@ -125,6 +125,74 @@ def test_purge_counts_what_was_sent_ahead(ten):
     assert ten.consumer.fetch() is None
 
 
+@pytest.fixture
+def ahead(ten):
+    """Two of the ten are processed, and others were sent ahead: a loop without a limit stopped."""
+
+    def stop_at_the_second(data, message):
+        if data == 1:
+            ten.consumer.stop()
+
+    ten.consumer.register_callback(stop_at_the_second)
+    ten.consumer.wait(timeout=TIMEOUT)
+    assert ten.received == [0, 1]
+    return ten
+
+
+def in_turn(ten, numbers):
+    """The numbers as they came, where what goes back keeps its place; else in order."""
+    keeps_places = ten.consumer.backend.capabilities.requeue_in_place
+    return list(numbers) if keeps_places else sorted(numbers)
+
+
+def test_fetch_opens_on_what_was_sent_ahead(ahead):
+    fetched = [ahead.consumer.fetch().payload for _ in range(8)]
+
+    assert in_turn(ahead, fetched) == list(range(2, 10))
+    assert ahead.consumer.fetch() is None
+
+
+def test_fetch_with_auto_ack_opens_on_what_was_sent_ahead(ahead):
+    fetched = [ahead.consumer.fetch(auto_ack=True).payload for _ in range(8)]
+
+    assert in_turn(ahead, fetched) == list(range(2, 10))
+
+
+def test_iterqueue_opens_on_what_was_sent_ahead(ahead):
+    fetched = [message.payload for message in ahead.consumer.iterqueue()]
+
+    assert in_turn(ahead, fetched) == list(range(2, 10))
+
+
+def test_process_next_opens_on_what_was_sent_ahead(ahead):
+    for _ in range(8):
+        ahead.consumer.process_next()
+
+    assert in_turn(ahead, ahead.received) == list(range(10))
+
+
+def test_wait_opens_on_what_was_sent_ahead(ahead):
+    ahead.consumer.wait(limit=3, timeout=TIMEOUT)
+    ahead.consumer.wait(limit=5, timeout=TIMEOUT)
+
+    assert in_turn(ahead, ahead.received) == list(range(10))
+
+
+def test_purge_counts_all_that_was_sent_ahead(ahead):
+    assert ahead.consumer.discard_all() == 8
+    assert ahead.consumer.fetch() is None
+
+
+def test_fetch_between_two_steps_opens_on_what_was_sent_ahead(ten):
+    steps = ten.consumer.iterconsume(timeout=TIMEOUT)
+    next(steps)
+
+    fetched = ten.consumer.fetch().payload
+    next(steps)
+
+    assert (ten.received, fetched) == ([0, 2], 1)
+
+
 def test_set_goes_on_where_the_wait_of_its_consumer_ended(ten, connection):
     ten.consumer.wait(limit=2, timeout=TIMEOUT)
 

@@ -15,6 +15,7 @@ from carrot.backends.pystomp.declared_topology import DeclaredTopology
 from carrot.backends.pystomp.encoder import Encoder
 from carrot.backends.pystomp.frames import Decoder, Frame
 from carrot.backends.pystomp.headers import MARK
+from carrot.backends.pystomp.settlements import ACK, settle_frame
 from carrot.backends.seam.confirms import Confirms
 from carrot.exceptions import (
     CarrotError,
@@ -339,6 +340,34 @@ def test_messages_without_acks_are_settled_by_the_thread_that_reads(session: Ses
 
     assert session.listener.tags == [1]
     assert session.view.sent("ACK") == [{"id": name}]
+
+
+def test_what_is_acked_while_the_broker_writes_fits_into_its_system_s_buffer(
+    session: Session,
+) -> None:
+    """Else a system that drops what doesn't fit stops the connection for good, both ways."""
+    # The longest name of a delivery: a host's, its port and start, the connection's and a number.
+    name = b"ID\\c" + b"h" * 64 + b"-65535-1795947570123-65535\\c999999999"
+
+    session.consume(no_ack=True)
+    session.channel.declare(Exchange("e", "topic", True, False))
+    session.channel.bind(Binding("q", "e", "key"))
+
+    begun = session.view.sent("SUBSCRIBE")
+    ahead = [
+        int(one["activemq.prefetchSize"])
+        for one in begun
+        if {"browser", "selector"}.isdisjoint(one)
+    ]
+    assert len(ahead) == 2  # for the queue, and for its binding
+    assert all(one * len(settle_frame(ACK, name)) < 64 * 1024 for one in ahead)
+
+
+def test_a_consumer_that_acks_has_the_limit_that_it_asked_for(session: Session) -> None:
+    for prefetch, asked_for in ((7, "7"), (0, "1000000")):
+        session.consume(tag=asked_for, prefetch=prefetch)
+
+        assert session.view.sent("SUBSCRIBE")[-1]["activemq.prefetchSize"] == asked_for
 
 
 def test_a_message_without_acks_that_nobody_can_have_is_not_settled(session: Session) -> None:

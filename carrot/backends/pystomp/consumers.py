@@ -10,7 +10,6 @@ from carrot.backends.pystomp.prefetch_window import PrefetchWindow
 from carrot.backends.pystomp.requests import Requests, TransportView
 from carrot.backends.pystomp.subscriptions import (
     FIRST,
-    UNLIMITED,
     Consumer,
     Subscription,
     Subscriptions,
@@ -56,7 +55,7 @@ class Consumers:
         with self._requests.receipt_for("SUBSCRIBE") as receipt:
             with self._window.lock:
                 added = self._add(consumer, queue.destinations)
-            prefetch = consumer.limit or UNLIMITED
+            prefetch = consumer.prefetch
             *frames, last = added
             self._requests.write(
                 *(one.begin(prefetch) for one in frames), last.begin(prefetch, receipt=receipt)
@@ -73,9 +72,7 @@ class Consumers:
                     continue
                 for added in self._add(consumer, [destination]):
                     # With a receipt, which nobody waits for, a refusal doesn't end the connection.
-                    self._view.answer(
-                        added.begin(consumer.limit or UNLIMITED, receipt=f"s{added.id}")
-                    )
+                    self._view.answer(added.begin(consumer.prefetch, receipt=f"s{added.id}"))
 
     def _add(self, consumer: Consumer, destinations: Sequence[str]) -> list[Subscription]:
         """Subscriptions to what the consumer doesn't get yet, under the lock."""

@@ -12,6 +12,11 @@ from carrot.backends.pystomp.frames import Frame, encode
 
 #: ActiveMQ's word for "no limit" is a large number.
 UNLIMITED = 1_000_000
+#: How many messages without acks the broker may send ahead of our ACK frames. It reads nothing
+#: while it writes, so those frames (some 75 bytes each) must fit into its system's buffer of
+#: 64 KiB. When that overflows, Linux 6.17 and later drop our acknowledgements of what the broker
+#: writes, too, and the connection stands still for good, both ways.
+UNACKED_AHEAD = 500
 #: Consumers with this priority come first (ActiveMQ knows up to 127).
 FIRST = "127"
 
@@ -37,6 +42,11 @@ class Consumer:
     subscriptions: list[Subscription] = field(default_factory=list)
     in_hand: int = 0
     waiting: deque[int] = field(default_factory=deque)
+
+    @property
+    def prefetch(self) -> int:
+        """How many messages the broker may send to each subscription before it is told of one."""
+        return UNACKED_AHEAD if self.no_ack else self.limit or UNLIMITED
 
     @property
     def has_room(self) -> bool:
