@@ -129,8 +129,12 @@ class Message:
 
     def __repr__(self) -> str:
         info = self.delivery_info
+        try:
+            content_type = repr(self.content_type)
+        except SerializationError:
+            content_type = "unreadable"
         return (
-            f"<{type(self).__name__} {len(self.body)} bytes, content_type={self.content_type!r}, "
+            f"<{type(self).__name__} {len(self.body)} bytes, content_type={content_type}, "
             f"exchange={info.get('exchange')!r}, routing_key={info.get('routing_key')!r}, "
             f"delivery_tag={self.delivery_tag!r}, {self._state}>"
         )
@@ -204,8 +208,8 @@ class Message:
             with this message, as it was, in ``.message``.
         """
         if self._decoded is _unset:
-            kind, encoding = self._content()
             try:
+                kind, encoding = self._content()
                 self._decoded = _decode(
                     self.body,
                     kind or self.default_content_type,

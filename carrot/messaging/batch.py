@@ -104,7 +104,7 @@ class Batch:
             return
         oldest = [sent.number for sent in list(unconfirmed)[: len(unconfirmed) - leave]]
         try:
-            self._sending.wait(self._sender, life, oldest)
+            self._sending.wait(self._sender, life, oldest, unconfirmed[0].options)
         except PublishError as exc:
             self._failures.append(exc)
         except (ConnectionLost, ConnectionFailed) as exc:
@@ -131,7 +131,8 @@ class Batch:
         try:
             for life, group in again.items():
                 self._life = life
-                sending.wait_again(sender, life, [sent.number for sent in group])
+                numbers = [sent.number for sent in group]
+                sending.wait_again(sender, life, numbers, group[0].options)
         except (Nacked, OperationTimeout):
             # All of them again.
             self._unconfirmed = deque(sent._replace(number=0, life=None) for sent in missing)

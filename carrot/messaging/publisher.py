@@ -204,14 +204,14 @@ class Publisher(Configurable):
         try:
             life, number = sending.publish(self, message, options)
             if number is not None:
-                life.wait_for_confirms((number,), self.confirm_timeout)
+                sending.wait(self, life, (number,), options)
         except (ConnectionLost, ConnectionFailed) as exc:
             sending.recover(self, exc, lambda: self._send_again(message, options))
 
     def _send_again(self, message: Message, options: PublishOptions) -> None:
         life, number = self._sending.publish(self, message, options)
         if number is not None:
-            self._sending.wait_again(self, life, (number,))
+            self._sending.wait_again(self, life, (number,), options)
 
     def send_many(self, messages: Iterable[Any], **options: Unpack[SendOptions]) -> int:
         """Send each of *messages*, with :attr:`confirm_window` of them on their way at a time.

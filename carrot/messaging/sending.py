@@ -240,25 +240,30 @@ class Sending:
             life.wait_until_unblocked(sender.confirm_timeout)
         return life
 
-    def wait(self, sender: Sender, life: Life, numbers: Collection[int]) -> None:
+    def wait(
+        self, sender: Sender, life: Life, numbers: Collection[int], options: PublishOptions
+    ) -> None:
         """Wait for the confirms of these messages.
 
+        :param options: of the first of them.
         :raises PublishError: the broker didn't take some of them.
         """
         try:
             life.wait_for_confirms(numbers, sender.confirm_timeout)
         except PublishError as exc:
-            logs.message_refused(sender.exchange, exc)
+            logs.message_refused(options.exchange, exc)
             raise
 
-    def wait_again(self, sender: Sender, life: Life, numbers: Collection[int]) -> None:
+    def wait_again(
+        self, sender: Sender, life: Life, numbers: Collection[int], options: PublishOptions
+    ) -> None:
         """Wait for the confirms of messages that were sent again.
 
         :raises Nacked: worth another attempt, on another channel: RabbitMQ's may hold on to the
             dead leader of a quorum queue, and refuse everything.
         """
         try:
-            self.wait(sender, life, numbers)
+            self.wait(sender, life, numbers, options)
         except Nacked:
             if sender.owns_backend:
                 sender.backend.lives.close()

@@ -8,7 +8,9 @@ from urllib.parse import urlsplit
 import amqp
 import pytest
 
+from carrot.checks import MAX_DEPTH
 from carrot.connection import BrokerConnection
+from carrot.exceptions import DecodeError
 from carrot.messaging import Consumer, Publisher
 from tests.waiting import eventually
 
@@ -177,3 +179,29 @@ def test_driver_receives_what_bare_py_amqp_sends(bare, amqp_url, queue):
     assert message.headers == sent.properties["application_headers"]
     for name in ("content_type", "priority", "user_id", "message_id", "expiration"):
         assert message.properties[name] == sent.properties[name]
+
+
+def test_headers_nested_without_end_are_a_decode_error_and_the_connection_goes_on(
+    bare, amqp_url, queue
+):
+    deep: dict = {}
+    for _ in range(MAX_DEPTH + 6):
+        deep = {"deeper": deep}
+    bare.basic_publish(
+        amqp.Message("{}", content_type="application/json", application_headers=deep),
+        routing_key=queue,
+    )
+    bare.basic_publish(amqp.Message("7", content_type="application/json"), routing_key=queue)
+
+    with BrokerConnection(amqp_url) as connection, Consumer(connection, queue) as consumer:
+        message = eventually(consumer.fetch)
+        with pytest.raises(DecodeError, match=r"properties can't be read.*nested") as caught:
+            message.decode()
+        assert caught.value.message is message
+        with pytest.raises(DecodeError):
+            _ = message.headers
+        assert "content_type=unreadable" in repr(message)
+        message.reject()
+        assert eventually(consumer.fetch).payload == 7
+
+    assert "deeper" not in str(caught.value)

@@ -12,8 +12,9 @@ from pamqp import base, commands
 from carrot.backends.amqp.errors import FramingError
 from carrot.backends.amqp.framing import Decoder, Event, PublishEncoder, ack_frame, reject_frame
 from carrot.backends.amqp.methods import decode_method, encode_method
-from carrot.backends.amqp.tables import MAX_DEPTH, decode_properties, encode_properties
+from carrot.backends.amqp.tables import decode_properties, encode_properties
 from carrot.broker.message import QueuedMessage
+from carrot.checks import MAX_DEPTH
 from carrot.exceptions import CarrotError
 from carrot.server.journal import Journal
 from carrot.server.protocol import FRAME_MAX

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
+from carrot.backends.amqp.errors import FramingError
 from carrot.backends.amqp.framing import origin_of
 from carrot.backends.amqp.tables import decode_content, decode_properties
+from carrot.exceptions import DecodeError
 from carrot.message import Message
+
+_Read = TypeVar("_Read")
 
 
 class Delivery(Message):
@@ -39,11 +44,24 @@ class Delivery(Message):
             self.settled_by_broker()
 
     def _load_properties(self) -> dict[str, Any]:
-        return decode_properties(self._wire)
+        return self._read(decode_properties)
 
     def _load_origin(self) -> tuple[str, str, bool, str | None]:
         arguments, origin, redelivered, consumer_tag = self._came
         return (*origin_of(arguments, origin), redelivered, consumer_tag)
 
     def _content(self) -> tuple[str | None, str | None]:
-        return decode_content(self._wire)
+        try:  # as _read() does, without its call for each message
+            return decode_content(self._wire)
+        except FramingError:
+            return self._read(decode_content)
+
+    def _read(self, decode: Callable[[bytes], _Read]) -> _Read:
+        """What *decode* makes of the properties.
+
+        :raises DecodeError: they can't be read, such as tables nested without end.
+        """
+        try:
+            return decode(self._wire)
+        except FramingError as exc:
+            raise DecodeError(f"the message's properties can't be read: {exc}") from exc

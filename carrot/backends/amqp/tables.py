@@ -15,6 +15,7 @@ from struct import error as struct_error
 from typing import Any
 
 from carrot.backends.amqp.errors import FramingError
+from carrot.checks import MAX_DEPTH
 
 _octet = Struct(">B")
 _short = Struct(">H")
@@ -27,10 +28,6 @@ _longlong = Struct(">Q")
 _float = Struct(">f")
 _double = Struct(">d")
 _decimal = Struct(">Bi")
-
-#: Levels of tables and arrays inside each other, the outermost table included, that are read. The
-#: sender of a message would decide otherwise how deep this process recurses.
-MAX_DEPTH = 64
 
 # -- encoding ---------------------------------------------------------------------------
 
