@@ -151,7 +151,7 @@ class Transport(BaseTransport):
     def interrupt(self) -> None:
         """Nothing to do: :meth:`wait_for` asks every POLL seconds."""
 
-    def disown(self) -> None:
+    def after_fork_in_child(self) -> None:
         self._db = None  # SQLite's connections don't survive a fork
 
     def close(self, timeout: float | None = None) -> None:

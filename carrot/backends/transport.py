@@ -177,15 +177,11 @@ class BaseTransport(ABC):
         if self.is_open:
             self.close(timeout)
 
-    def after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:  # noqa: B027
         """In a forked child: the connection is the parent's, so it is not open here.
 
         It frees what it holds without a word to the broker, which would take it for the parent's.
         """
-        self.disown()
-
-    def disown(self) -> None:  # noqa: B027
-        """The name that :meth:`after_fork_in_child` had before, for drivers that override it."""
 
     def abandon(self, channel: Any) -> None:
         """Nobody has this channel any more: it is noted, for this runs in garbage collections."""

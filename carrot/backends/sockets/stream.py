@@ -421,9 +421,6 @@ class StreamTransport(BaseTransport):
         self._close_channels()
         self._link.abandon()
 
-    def disown(self) -> None:
-        self.after_fork_in_child()
-
 
 def _never() -> bool:
     return False
