@@ -235,8 +235,8 @@ class BrokerConnection:
     def _port_or_default(self, port: int | str | None) -> int | None:
         if port:
             return int(port)
-        transport = self.get_backend_cls().transport_cls
-        return transport.default_tls_port if self.ssl else transport.default_port
+        connector = self.get_backend_cls().connector
+        return connector.default_tls_port if self.ssl else connector.default_port
 
     def info(self) -> dict[str, Any]:
         """The settings by name, with the secrets hidden."""
@@ -344,8 +344,8 @@ class BrokerConnection:
 
     def _open(self, deadline: Deadline) -> BaseTransport:
         """A connection to the first host that lets us in."""
-        transport_cls = self.get_backend_cls().transport_cls
-        if self.curve_server_key is not None and not transport_cls.has_curve:
+        connector = self.get_backend_cls().connector
+        if self.curve_server_key is not None and not connector.has_curve:
             raise ConfigurationError(
                 "curve_server_key is for ZeroMQ, and this driver would not encrypt: use ssl=, or a "
                 "zeromq URL"
@@ -357,7 +357,7 @@ class BrokerConnection:
                 patience = min(left, settings.connect_timeout or left)
                 settings = replace(settings, connect_timeout=patience)
             try:
-                transport = transport_cls.open(settings)
+                transport = connector.open(settings)
             except AccessRefused:
                 raise  # a wrong password is wrong on every host
             except ConnectionFailed as exc:
@@ -576,7 +576,7 @@ class DjangoBrokerConnection(BrokerConnection):
         keywords.update(given)
         backend = get_backend_cls(keywords["backend_cls"]) if keywords.get("backend_cls") else None
         # A driver without ports has no login either: the memory one needs no settings at all.
-        needs_login = backend is None or backend.transport_cls.default_port is not None
+        needs_login = backend is None or backend.connector.default_port is not None
         if needs_login and "://" not in str(keywords.get("hostname")):
             check_django_conninfo(keywords)
         super().__init__(**keywords)

@@ -771,7 +771,7 @@ def test_what_the_user_may_not_do_is_permission_denied(
     transport = connection.connection
     receipt = f"p{publisher.backend.channel.number}-2"
     error = f"ERROR\nmessage:User carrot is not authorized\nreceipt-id:{receipt}\n\n\0".encode()
-    link = transport._link  # type: ignore[attr-defined]
+    link = transport.stream._link  # type: ignore[attr-defined]
     read = link.read
     monkeypatch.setattr(link, "read", lambda: error + (read() or b""))
 

@@ -172,7 +172,7 @@ def test_a_lock_is_waited_for_until_the_deadline() -> None:
                 "forks.py",
                 "retry.py",
                 "backends/transport.py",
-                "backends/amqp/transport.py",
+                "backends/amqp/session.py",
                 "backends/zeromq/socket.py",
             )
         ),

@@ -13,7 +13,7 @@ from carrot.backends.amqp import framing
 from carrot.backends.amqp.delivery import Delivery
 from carrot.backends.amqp.framing import Event
 from carrot.backends.amqp.methods import decode_method, encode_method
-from carrot.backends.amqp.rpc import Rpc, TransportView
+from carrot.backends.amqp.rpc import Rpc, SessionView
 from carrot.backends.amqp.tables import (
     encode_properties,
     encode_shared_properties,
@@ -29,6 +29,7 @@ from carrot.backends.base import (
 )
 from carrot.backends.seam.confirms import Confirms
 from carrot.backends.sockets.batching import Batching
+from carrot.backends.sockets.session import TransportView
 from carrot.checks import method_arguments
 from carrot.exceptions import (
     CarrotError,
@@ -53,21 +54,23 @@ class Channel(BaseChannel):
     :ivar message_max: bytes that a body may have; None: the broker says.
     """
 
-    def __init__(self, view: TransportView, number: int, message_max: int | None = None) -> None:
+    def __init__(
+        self,
+        view: TransportView,
+        session: SessionView,
+        number: int,
+        message_max: int | None = None,
+    ) -> None:
         self.number = number
-        self.properties_max = view.frame_max - framing.CONTENT_HEADER
+        self.properties_max = session.frame_max - framing.CONTENT_HEADER
         self.message_max = message_max
         self.is_open = True
         self._view = view
-        self._rpc = Rpc(view, number, self)
+        self._rpc = Rpc(view, session, number, self)
         self._confirms: Confirms | None = None
         #: The frames of a message: see :meth:`framing.PublishEncoder.encode`.
-        self._encode = framing.PublishEncoder(number, view.frame_max).encode
+        self._encode = framing.PublishEncoder(number, session.frame_max).encode
         self._batches = Batching(view)
-        self.renew_locks()
-
-    def renew_locks(self) -> None:
-        """Make the lock, which a thread of a forked child's parent may have held."""
         self._publish_lock = threading.RLock()
 
     # -- asking
@@ -233,6 +236,7 @@ class Channel(BaseChannel):
             return number
 
     def confirm_select(self, confirms: Confirms) -> None:
+        # No message of another thread may come between: the broker counts from here on.
         with self._publish_lock:
             self.call(commands.Confirm.Select)
             self._confirms = confirms

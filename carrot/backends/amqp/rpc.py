@@ -12,18 +12,16 @@ from carrot import remedies
 from carrot.backends.amqp.errors import FramingError
 from carrot.backends.amqp.framing import Event
 from carrot.backends.amqp.methods import encode_method
-from carrot.backends.sockets import stream
+from carrot.backends.sockets.session import TransportView, Writer
 from carrot.deadline import Deadline, describe, remaining
 from carrot.exceptions import CarrotError, ChannelError, ConnectionLost, OperationTimeout
 
 
-class TransportView(stream.TransportView, Protocol):
-    """What a channel needs of its connection."""
+class SessionView(Protocol):
+    """What a channel needs of its session."""
 
     frame_max: int
 
-    @property
-    def is_open(self) -> bool: ...
     def forget(self, number: int) -> None: ...
 
 
@@ -37,7 +35,7 @@ class _Goodbye:
             raise ConnectionLost("the broker has closed the channel")
 
 
-class Asker(stream.Writer, Protocol):
+class Asker(Writer, Protocol):
     """A channel."""
 
     def give_up(self) -> None: ...
@@ -52,11 +50,14 @@ class Rpc:
     :ivar refusal: why the broker closed the channel.
     """
 
-    def __init__(self, view: TransportView, number: int, asker: Asker) -> None:
+    def __init__(
+        self, view: TransportView, session: SessionView, number: int, asker: Asker
+    ) -> None:
         self.number = number
         self.is_unanswered = False
         self.refusal: ChannelError | None = None
         self._view = view
+        self._session = session
         self._asker = asker
         self._asking = threading.Lock()
         #: The names of the methods that would answer what was asked.
@@ -159,7 +160,7 @@ class Rpc:
     def _end(self) -> None:
         """Nothing comes on this channel any more."""
         self._is_ended = True
-        self._view.forget(self.number)
+        self._session.forget(self.number)
 
     def say_goodbye(self) -> None:
         """Close this end.
