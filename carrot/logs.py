@@ -294,12 +294,15 @@ def slow_callback(queue: str, consumer_tag: str, seconds: float, heartbeat: floa
 
 
 def method_sent(method: str, channel: object) -> None:
-    """A method such as ``Queue.Declare`` goes to the broker; its arguments are not logged."""
+    """A method such as ``Queue.Declare`` goes to the broker; its arguments are not logged.
+
+    Those that go with each message (publish, get, ack …) are not logged at all.
+    """
     if is_debugging():
         _log("method_sent", method=method, channel=channel)
 
 
 def method_received(method: str, channel: object) -> None:
-    """A method came from the broker; its arguments are not logged."""
+    """A method came from the broker, and no message; its arguments are not logged."""
     if is_debugging():
         _log("method_received", method=method, channel=channel)

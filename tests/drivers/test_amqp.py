@@ -1,6 +1,8 @@
 """What only the native AMQP driver does: logins, limits, deadlines, acks, memory, threads."""
 
 import gc
+import logging
+import re
 import signal
 import socket
 import ssl
@@ -395,6 +397,91 @@ def test_client_answers_the_brokers_tune_with_what_both_can(
     assert peer.tuned.channel_max == channel_max
     # Whole seconds, and never 0, which would be none.
     assert peer.tuned.heartbeat == 1
+
+
+# -- the log
+
+
+def test_methods_are_logged_by_name_and_messages_are_not(amqp_url, unique, watching):
+    texts = watching.texts
+    with BrokerConnection(amqp_url, backend_cls="amqp", password="guest") as connection:
+        backend, queue = connection.create_backend(), unique()
+        backend.queue_declare(queue, durable=False, exclusive=True, auto_delete=True)
+        publisher = Publisher(connection, exchange="", routing_key=queue)
+        consumer = Consumer(connection, queue, auto_declare=False)
+        publisher.send(b"the body")
+        consumer.fetch(auto_ack=True)
+        backend.close()
+        # A thread of its own logs the goodbyes of channels.
+        eventually(lambda: "received Channel.CloseOk on channel 1" in texts)
+
+    texts = [text for text in texts if not re.search(r"Channel\.Close|connected", text)]
+    assert texts[:7] == [
+        "received Connection.Start on channel 0",
+        "sent Connection.StartOk on channel 0",
+        "received Connection.Tune on channel 0",
+        "sent Connection.TuneOk on channel 0",
+        "sent Connection.Open on channel 0",
+        "received Connection.OpenOk on channel 0",
+        "sent Channel.Open on channel 1",
+    ]
+    for method in ("Queue.Declare", "Confirm.Select", "Connection.Close"):
+        number = 0 if method == "Connection.Close" else r"\d"
+        asked = [text for text in texts if re.match(f"sent {method} on channel {number}", text)]
+        answered = [text for text in texts if re.match(f"received {method}Ok on chan", text)]
+        assert len(asked) == len(answered) == 1
+    assert not re.search(r"Basic|guest|the body", "".join(texts))
+    assert not watching.held
+
+
+def test_what_the_broker_says_unasked_is_logged_where_no_lock_is_held(
+    amqp_url, onlooker, unique, watching
+):
+    with BrokerConnection(amqp_url, backend_cls="amqp") as connection:
+        queue = unique()
+        consumer = Consumer(connection, queue, queue_arguments={"x-expires": 60_000})
+        deleting = threading.Timer(0.3, onlooker.create_backend().queue_delete, [queue])
+        deleting.start()
+        with pytest.raises(OperationTimeout):
+            consumer.wait(timeout=1)
+        backend = connection.create_backend()
+        with pytest.raises(NotFound):
+            backend.queue_purge("no-such-queue")
+
+        for text in (
+            "received Basic.Cancel on",
+            "received Channel.Close on",
+            "sent Channel.CloseOk on",
+        ):
+            eventually(lambda text=text: any(each.startswith(text) for each in watching.texts))
+    deleting.join()
+    assert not watching.held
+
+
+def test_a_handler_may_ask_on_the_channel_that_it_is_told_of(amqp_url, queue):
+    class Asking(logging.Handler):
+        is_asking = False
+        answers = 0
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if "Queue.Declare" in record.getMessage() and not self.is_asking:
+                self.is_asking = True
+                backend.queue_purge(queue)
+                self.is_asking, self.answers = False, self.answers + 1
+
+    logger, handler = logging.getLogger("carrot"), Asking()
+    with BrokerConnection(amqp_url, backend_cls="amqp", operation_timeout=3) as connection:
+        backend = connection.create_backend()
+        backend.queue_declare(queue, durable=False, exclusive=False, auto_delete=False)
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+        try:
+            backend.queue_declare(queue, durable=False, exclusive=False, auto_delete=False)
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(logging.NOTSET)
+
+    assert handler.answers == 2  # as it was sent, and as the answer came
 
 
 def garbage(method: int, arguments: bytes) -> bytes:

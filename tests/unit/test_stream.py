@@ -23,6 +23,7 @@ from carrot.backends.sockets.transport import StreamTransport
 from carrot.deadline import Deadline, bounded_by, now
 from carrot.exceptions import BrokerRefused, ConnectionLost, OperationTimeout
 from carrot.settings import ConnectionSettings
+from tests.conftest import Watching
 from tests.waiting import eventually
 
 CONSUME, DECLARE = commands.Basic.Consume.index, commands.Exchange.Declare.index
@@ -331,6 +332,18 @@ def test_a_thread_that_only_waits_for_deliveries_is_not_refused(
 
 
 # -- what the program is told
+
+
+def test_what_ends_the_connection_is_logged_when_nobody_is_reading(
+    link: FakeLink, stream: Stream, watching: Watching
+) -> None:
+    link.say(close_over(320, "CONNECTION_FORCED", 0))
+
+    with pytest.raises(ConnectionLost):
+        stream.wait_for(lambda: False, 5)
+
+    eventually(lambda: watching.texts == ["received Connection.Close on channel 0"])
+    assert not watching.held
 
 
 def test_a_block_is_known_at_once_and_told_in_another_thread(

@@ -9,6 +9,7 @@ from typing import Any
 
 from pamqp import base, commands
 
+from carrot import logs
 from carrot.backends.amqp import framing
 from carrot.backends.amqp.delivery import Delivery
 from carrot.backends.amqp.framing import Event
@@ -75,7 +76,14 @@ class Channel(BaseChannel):
 
     # -- asking
 
-    def call(self, method: type[base.Frame], timeout: float | None = None, **arguments: Any) -> Any:
+    def call(self, method: type[base.Frame], **arguments: Any) -> Any:
+        """Ask the broker, and log it, where no lock is held; the answer."""
+        logs.method_sent(method.name, self.number)
+        answer = self._ask(method, **arguments)
+        logs.method_received(answer.name, self.number)
+        return answer
+
+    def _ask(self, method: type[base.Frame], timeout: float | None = None, **arguments: Any) -> Any:
         """Ask the broker, when the arguments are such that AMQP can carry them; the answer."""
         checked = method_arguments(arguments)
         try:
@@ -134,12 +142,15 @@ class Channel(BaseChannel):
             if listener is not None:
                 listener.channel_closed(error)
         elif isinstance(command, commands.Basic.Cancel):
+            self._rpc.note(logs.method_received, commands.Basic.Cancel)
             if listener is not None:
                 listener.consumer_cancelled(command.consumer_tag or "")
         elif isinstance(command, commands.Channel.Flow):
             self._view.answer(
                 encode_method(commands.Channel.FlowOk, self.number, active=command.active)
             )
+            self._rpc.note(logs.method_received, commands.Channel.Flow)
+            self._rpc.note(logs.method_sent, commands.Channel.FlowOk)
         else:
             self._rpc.take_in(command.name, command)
 
@@ -236,10 +247,12 @@ class Channel(BaseChannel):
             return number
 
     def confirm_select(self, confirms: Confirms) -> None:
+        logs.method_sent(commands.Confirm.Select.name, self.number)
         # No message of another thread may come between: the broker counts from here on.
         with self._publish_lock:
-            self.call(commands.Confirm.Select)
+            answer = self._ask(commands.Confirm.Select)
             self._confirms = confirms
+        logs.method_received(answer.name, self.number)
 
     @contextmanager
     def batching(self) -> Iterator[None]:
@@ -261,7 +274,7 @@ class Channel(BaseChannel):
             self._view.write(b"".join(frames), self)
 
     def get(self, queue: str, no_ack: bool, timeout: float | None) -> Delivery | None:
-        answer = self.call(commands.Basic.Get, timeout, queue=queue, no_ack=no_ack)
+        answer = self._ask(commands.Basic.Get, timeout, queue=queue, no_ack=no_ack)
         if not isinstance(answer, Event):
             return None
         if (life := self.listener) is None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, Protocol
 
 from pamqp import base, commands
 
-from carrot import remedies
+from carrot import logs, remedies
 from carrot.backends.amqp.errors import FramingError
 from carrot.backends.amqp.framing import Event
 from carrot.backends.amqp.methods import encode_method
@@ -128,6 +129,11 @@ class Rpc:
             raise FramingError(f"{name} came on channel {self.number}, where nobody asked for it")
         self._answer = answer
 
+    def note(self, log: Callable[[str, object], object], method: type[base.Frame]) -> None:
+        """Have a method logged soon: this thread may be reading, or hold locks."""
+        if logs.is_debugging():
+            self._view.tell_soon(partial(log, method.name, self.number))
+
     # -- the end
 
     def check_open(self) -> None:
@@ -143,6 +149,7 @@ class Rpc:
     def take_late(self, method: int) -> None:
         """Take what comes on a closed channel: only the broker's own goodbye counts."""
         if method == commands.Channel.CloseOk.index:
+            self.note(logs.method_received, commands.Channel.CloseOk)
             self._end()
         elif method == commands.Channel.Close.index:
             self.take_goodbye()
@@ -152,6 +159,8 @@ class Rpc:
         # First: after the CloseOk nobody may write to this number any more.
         self._goodbye.is_open = False
         self._view.answer(encode_method(commands.Channel.CloseOk, self.number))
+        self.note(logs.method_received, commands.Channel.Close)
+        self.note(logs.method_sent, commands.Channel.CloseOk)
         if self._leaving.locked():
             self._is_ended = True  # it still answers our own goodbye, by this number
         else:
@@ -174,6 +183,7 @@ class Rpc:
                     encode_method(commands.Channel.Close, self.number, reply_code=200),
                     self._goodbye,
                 )
+                self.note(logs.method_sent, commands.Channel.Close)
             except ConnectionLost:
                 self._end()  # the broker was first, or there is no connection
             except OperationTimeout:

@@ -6,10 +6,12 @@ import math
 import platform
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from pamqp import base, commands
 
+from carrot import logs
 from carrot.backends.amqp.channel import Channel
 from carrot.backends.amqp.errors import ClosedByBroker, FramingError, LoginMethodNotOffered
 from carrot.backends.amqp.framing import (
@@ -106,6 +108,7 @@ class Session(StreamSession):
     def _send(self, method: type[base.Frame], **arguments: Any) -> None:
         """Send a method of the connection itself."""
         self._stream.write(encode_method(method, CONNECTION, **arguments))
+        logs.method_sent(method.name, CONNECTION)
 
     def _expect(self, method: type[base.Frame], deadline: Deadline) -> Any:
         """Wait for a method of the connection itself."""
@@ -113,6 +116,7 @@ class Session(StreamSession):
         answer, self._answer = self._answer, None
         if not isinstance(answer, method):
             raise FramingError(f"expected {method.name}, and {answer!r} came")
+        logs.method_received(method.name, CONNECTION)
         return answer
 
     # -- what comes in
@@ -145,14 +149,21 @@ class Session(StreamSession):
         if isinstance(command, commands.Connection.Close):
             # The broker may hang up first, and that must not become the reason.
             self._stream.write_if_room(encode_method(commands.Connection.CloseOk, CONNECTION))
+            self._note_received(command)
             method = command.class_id or 0, command.method_id or 0
             raise ClosedByBroker(command.reply_code or 0, command.reply_text, method)
         if isinstance(command, commands.Connection.Blocked):
+            self._note_received(command)
             self._stream.block(command.reason or "no reason given")
         elif isinstance(command, commands.Connection.Unblocked):
+            self._note_received(command)
             self._stream.block(None)
         else:
             self._answer = command
+
+    def _note_received(self, command: base.Frame) -> None:
+        if logs.is_debugging():  # later: this thread is reading
+            self._stream.tell_soon(partial(logs.method_received, command.name, CONNECTION))
 
     def refusal(self, cause: BaseException | None, request: int | None) -> BrokerRefused | None:
         if not isinstance(cause, ClosedByBroker) or cause.code not in CLOSED_OVER_A_REQUEST:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 
+from carrot import logs
 from carrot.backends.base import (
     BaseChannel,
     BaseMessage,
@@ -65,7 +66,7 @@ class Channel(BaseChannel):
         self._session = session
         self._declared = session.declared
         self._subscriptions = Subscriptions(number)
-        self._requests = Requests(view, session, self, self.give_up)
+        self._requests = Requests(view, session, number, self, self.give_up)
         self._window = PrefetchWindow(
             number, view, self._requests, self._subscriptions, self._deliver
         )
@@ -283,11 +284,14 @@ class Channel(BaseChannel):
         receipt = self._session.new_receipt()
         try:
             is_asked = self._leave(receipt)
+            if is_asked:
+                logs.method_sent("UNSUBSCRIBE", self.number)
             # Where nobody answers, not every close() shall wait for that again.
             if is_asked and not self._view.is_silent:
                 with suppress(CarrotError):
                     patience = remaining(self._view.operation_timeout)
                     self._session.await_receipt(receipt, "UNSUBSCRIBE", patience)
+                    logs.method_received("RECEIPT", self.number)
         finally:
             self._session.forget_receipt(receipt)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
+from carrot import logs
 from carrot.backends.pystomp.declared_topology import DeclaredTopology
 from carrot.backends.pystomp.frames import encode
 from carrot.backends.sockets.session import TransportView, Writer
@@ -28,6 +29,7 @@ class SessionView(Protocol):
 class Requests:
     """What a channel asks for. Several threads may ask at once: each waits for its own receipt.
 
+    :param number: the channel's.
     :param writer: the channel, which must be open to ask.
     :param give_up: called when an answer didn't come: a subscription that is made late would take
         messages that nobody gets.
@@ -37,11 +39,13 @@ class Requests:
         self,
         view: TransportView,
         session: SessionView,
+        number: str,
         writer: Writer,
         give_up: Callable[[], object],
     ) -> None:
         self._view = view
         self._session = session
+        self._number = number
         self._writer = writer
         self._give_up = give_up
 
@@ -79,7 +83,10 @@ class Requests:
         try:
             with self.answered():
                 yield receipt
+                # Here the locks of the block are free again.
+                logs.method_sent(command, self._number)
                 self._session.await_receipt(receipt, command, deadline.left)
+                logs.method_received("RECEIPT", self._number)
         finally:
             self._session.forget_receipt(receipt)
 

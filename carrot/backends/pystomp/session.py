@@ -7,6 +7,7 @@ import threading
 
 from stomp.utils import calculate_heartbeats
 
+from carrot import logs
 from carrot.backends.pystomp.channel import Channel
 from carrot.backends.pystomp.declared_topology import DeclaredTopology
 from carrot.backends.pystomp.errors import ErrorFrame, refusal, text_of
@@ -16,6 +17,9 @@ from carrot.backends.sockets.session import HEARTBEAT, StreamSession, StreamView
 from carrot.deadline import Deadline, describe
 from carrot.exceptions import ChannelError, ConfigurationError, OperationTimeout
 from carrot.settings import ConnectionSettings
+
+#: What the log names as the channel of what concerns the connection itself.
+CONNECTION = "0"
 
 
 class Session(StreamSession):
@@ -66,8 +70,10 @@ class Session(StreamSession):
                 escape=False,
             )
         )
+        logs.method_sent("CONNECT", CONNECTION)
         self._stream.wait_for(lambda: self._connected is not None, deadline.left)
         assert self._connected is not None
+        logs.method_received("CONNECTED", CONNECTION)
         headers = self._connected.headers()
         if headers.get("version") != "1.2":
             raise FramingError(f"the broker speaks STOMP {headers.get('version', '1.0')}, not 1.2")
@@ -79,7 +85,9 @@ class Session(StreamSession):
     def say_goodbye(self, deadline: Deadline) -> None:
         receipt = self.new_receipt()
         self._stream.write(encode("DISCONNECT", {"receipt": receipt}))
+        logs.method_sent("DISCONNECT", CONNECTION)
         self.await_receipt(receipt, "DISCONNECT", deadline.left)
+        logs.method_received("RECEIPT", CONNECTION)
 
     # -- asking
 

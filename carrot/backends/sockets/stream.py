@@ -101,6 +101,8 @@ class Stream:
             self.session.close_channels()
         # It wakes the reading thread, which then wakes the others.
         self._link.close()
+        # A reading that fails is the last one, and tells nothing.
+        self._news.tell_all()
 
     def raise_lost(self) -> None:
         """Say why the connection is gone, if it is."""
@@ -254,6 +256,12 @@ class Stream:
         """The broker takes no messages, for that reason; None: it does again."""
         self._owner.blocked = reason
         self._news.add(partial(self._owner.tell_blocked, reason))
+
+    def tell_soon(self, tell: Callable[[], object]) -> None:
+        """Call *tell* in another thread, which holds no lock, when nobody is reading any more."""
+        self._news.add(tell)
+        if not self._turns.is_taken:
+            self._news.tell_all()
 
     # -- writing
 
