@@ -144,7 +144,3 @@ def wait_to_hold(lock: AnyLock, what: str) -> None:
 def describe(timeout: float | None) -> str:
     """A timeout as text, for an error: "2.5 seconds"."""
     return "ever" if timeout is None else f"{round(timeout, 2):.12g} seconds"
-
-
-# The names that these had before.
-until, within, spelled = bounded_by, remaining, describe

@@ -179,6 +179,11 @@ def _line(why: object) -> str:
     return re.sub(r"(//[^\s/:@]*):\S*@", r"\1:***@", " ".join(text.split()))
 
 
+def is_heard() -> bool:
+    """Whether warnings are written. A loop asks once, not for each message."""
+    return _listener(WARNING) is not None
+
+
 def is_debugging() -> bool:
     """Whether protocol methods are logged. A driver asks once for many messages, not for each."""
     return _listener(DEBUG) is not None
@@ -294,12 +299,15 @@ def slow_callback(queue: str, consumer_tag: str, seconds: float, heartbeat: floa
 
 
 def method_sent(method: str, channel: object) -> None:
-    """A method such as ``Queue.Declare`` goes to the broker; its arguments are not logged."""
+    """A method such as ``Queue.Declare`` goes to the broker; its arguments are not logged.
+
+    Those that go with each message (publish, get, ack …) are not logged at all.
+    """
     if is_debugging():
         _log("method_sent", method=method, channel=channel)
 
 
 def method_received(method: str, channel: object) -> None:
-    """A method came from the broker; its arguments are not logged."""
+    """A method came from the broker, and no message; its arguments are not logged."""
     if is_debugging():
         _log("method_received", method=method, channel=channel)

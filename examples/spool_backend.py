@@ -165,7 +165,7 @@ class Transport(BaseTransport):
 class Backend(SeamBackend):
     """All exchange types, and queues that stay until they are deleted."""
 
-    transport_cls = Transport
+    connector = Transport
     capabilities = Capabilities(
         priorities=False, expiration=False, dead_letters=False, max_length=False,
         exchange_bindings=False, alternate_exchange=False, exclusive=False, auto_delete=False,

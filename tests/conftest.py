@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import re
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -59,6 +62,33 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"the tests that every backend must pass: {counts}")
     for reason, number in sorted(_lacking.items()):
         terminalreporter.write_line(f"{reason}: {number} tests skipped")
+
+
+class Watching(logging.Handler):
+    """Keeps the texts of the records, and the locks that the thread held which wrote one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+        self.held: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+        held = LOCK_ORDER.held.get(threading.get_ident(), [])
+        # A turn may be held while waiting for the broker, and so for a handler; one is a mark only.
+        self.held |= {site for site in held if not re.search("turn|opening|telling|leaving", site)}
+
+
+@pytest.fixture
+def watching() -> Iterator[Watching]:
+    """What is logged, of every level, and under which locks."""
+    logger, handler = logging.getLogger("carrot"), Watching()
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    yield handler
+    logger.setLevel(level)
+    logger.removeHandler(handler)
 
 
 def unavailable(reason: str) -> None:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol
 
-from carrot.backends.transport import BaseTransport
+from carrot.backends.transport import BaseTransport, Connector
 from carrot.checks import required_name, short_string, table
 from carrot.exceptions import CarrotError, ConfigurationError, EncodeError
 from carrot.message import Message
@@ -26,6 +26,7 @@ __all__ = [
     "Binding",
     "Capabilities",
     "ChannelListener",
+    "Connector",
     "Exchange",
     "Queue",
     "QueueAlreadyExistsWarning",

@@ -1,4 +1,4 @@
-"""BaseTransport: one live connection to a broker, as every driver makes it."""
+"""BaseTransport: one live connection to a broker, and the Connector that opens it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import weakref
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol
 
 from carrot import exits
 from carrot.exceptions import ConfigurationError
@@ -16,7 +16,7 @@ from carrot.forks import Stage, register
 from carrot.settings import ConnectionSettings
 
 
-class Channel(Protocol):
+class Dispatchable(Protocol):
     """What a transport needs of the backends that use it."""
 
     @property
@@ -37,9 +37,8 @@ def counts_returns(version: object) -> bool:
 class BaseTransport(ABC):
     """One live connection to a broker. It never comes back: when it is lost, a new one is opened.
 
-    :cvar default_port: the port when the settings name none; None where there are no ports.
-    :cvar default_tls_port: the same with TLS.
-    :cvar has_curve: it encrypts with CURVE keys.
+    With a class method ``open`` the class is its own :class:`Connector`, whose other members are
+    here for it, for a broker without ports.
     """
 
     default_port: ClassVar[int | None] = None
@@ -48,10 +47,12 @@ class BaseTransport(ABC):
 
     def __init__(self) -> None:
         # In the order of their turns; the lock guards it.
-        self._backends: list[weakref.ref[Channel]] = []
+        self._backends: list[weakref.ref[Dispatchable]] = []
         self._backends_lock = threading.Lock()
         #: Whether a message that goes back unseen counts as a failed delivery on a quorum queue.
         self.counts_returns = False
+        #: Seconds in which both ends must give a sign of life, as agreed; 0: none.
+        self.heartbeat = 0.0
         #: Why the broker takes no messages at present; None: it does.
         self.blocked: str | None = None
         self._blocked_watcher: weakref.WeakMethod[Callable[[str | None], object]] | None = None
@@ -59,15 +60,6 @@ class BaseTransport(ABC):
         self._abandoned: deque[Any] = deque()
         _of_this_process.add(self)
         exits.watch(self)
-
-    @classmethod
-    @abstractmethod
-    def open(cls, settings: ConnectionSettings) -> Self:
-        """Connect and log in, within ``settings.connect_timeout`` seconds.
-
-        :raises ConnectionFailed: with host, port, virtual host, user and cause.
-        :raises AccessRefused: a wrong user or password.
-        """
 
     @property
     @abstractmethod
@@ -140,27 +132,27 @@ class BaseTransport(ABC):
             self.attach(backend)  # so that a busy one doesn't starve the others
             backend.dispatch()
 
-    def _next_ready(self) -> Channel | None:
+    def _next_ready(self) -> Dispatchable | None:
         """The first backend in line that has something to do."""
         return next((backend for backend in self.backends if backend.is_ready), None)
 
     @property
-    def backends(self) -> list[Channel]:
+    def backends(self) -> list[Dispatchable]:
         """The backends that have a channel here, in the order of their turns."""
         with self._backends_lock:
             return [backend for reference in self._backends if (backend := reference())]
 
-    def attach(self, backend: Channel) -> None:
+    def attach(self, backend: Dispatchable) -> None:
         """*backend* uses this transport from now on; its turn comes last."""
         with self._backends_lock:
             self._backends = [*self._others(backend), weakref.ref(backend)]
 
-    def detach(self, backend: Channel) -> None:
+    def detach(self, backend: Dispatchable) -> None:
         """*backend* uses it no longer; others that are gone are forgotten too."""
         with self._backends_lock:
             self._backends = self._others(backend)
 
-    def _others(self, backend: Channel) -> list[weakref.ref[Channel]]:
+    def _others(self, backend: Dispatchable) -> list[weakref.ref[Dispatchable]]:
         return [
             reference
             for reference in self._backends
@@ -177,15 +169,11 @@ class BaseTransport(ABC):
         if self.is_open:
             self.close(timeout)
 
-    def after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:  # noqa: B027
         """In a forked child: the connection is the parent's, so it is not open here.
 
         It frees what it holds without a word to the broker, which would take it for the parent's.
         """
-        self.disown()
-
-    def disown(self) -> None:  # noqa: B027
-        """The name that :meth:`after_fork_in_child` had before, for drivers that override it."""
 
     def abandon(self, channel: Any) -> None:
         """Nobody has this channel any more: it is noted, for this runs in garbage collections."""
@@ -195,6 +183,29 @@ class BaseTransport(ABC):
         """The channels that nobody has any more, for the next backend to close."""
         while self._abandoned:
             yield self._abandoned.popleft()
+
+
+class Connector(Protocol):
+    """Opens connections for a driver: an object of its own, or a transport class."""
+
+    @property
+    def default_port(self) -> int | None:
+        """The port when the settings name none; None where there are no ports."""
+
+    @property
+    def default_tls_port(self) -> int | None:
+        """The same with TLS."""
+
+    @property
+    def has_curve(self) -> bool:
+        """Whether it encrypts with CURVE keys."""
+
+    def open(self, settings: ConnectionSettings) -> BaseTransport:
+        """Connect and log in, within ``settings.connect_timeout`` seconds.
+
+        :raises ConnectionFailed: with host, port, virtual host, user and cause.
+        :raises AccessRefused: a wrong user or password.
+        """
 
 
 def refuse_eventlet() -> None:

@@ -178,8 +178,8 @@ class BrokerConnection:
     def _port_or_default(self, port: int | str | None) -> int | None:
         if port:
             return int(port)
-        transport = self.get_backend_cls().transport_cls
-        return transport.default_tls_port if self.ssl else transport.default_port
+        connector = self.get_backend_cls().connector
+        return connector.default_tls_port if self.ssl else connector.default_port
 
     def info(self) -> dict[str, Any]:
         """The settings by name, with the secrets hidden."""
@@ -239,7 +239,7 @@ class BrokerConnection:
 
     def _open(self, deadline: Deadline) -> BaseTransport:
         refuse_eventlet()
-        transport = open_first(self.get_backend_cls().transport_cls, self.settings, deadline)
+        transport = open_first(self.get_backend_cls().connector, self.settings, deadline)
         transport.watch(self._tell_blocked)
         logs.connected(self.where)
         return transport

@@ -49,7 +49,7 @@ class DjangoBrokerConnection(BrokerConnection):
         keywords.update(given)
         backend = get_backend_cls(keywords["backend_cls"]) if keywords.get("backend_cls") else None
         # A driver without ports has no login either: the memory one needs no settings at all.
-        needs_login = backend is None or backend.transport_cls.default_port is not None
+        needs_login = backend is None or backend.connector.default_port is not None
         if needs_login and "://" not in str(keywords.get("hostname")):
             check_django_conninfo(keywords)
         super().__init__(**keywords)

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from carrot.backends.base import BaseTransport
+from carrot.backends.base import BaseTransport, Connector
 from carrot.deadline import Deadline
 from carrot.exceptions import AccessRefused, ConfigurationError, ConnectionFailed
 from carrot.settings import ConnectionSettings
 
 
 def open_first(
-    transport_cls: type[BaseTransport], settings: ConnectionSettings, deadline: Deadline
+    connector: Connector, settings: ConnectionSettings, deadline: Deadline
 ) -> BaseTransport:
     """A transport to the first host that lets us in.
 
@@ -20,7 +20,7 @@ def open_first(
     :raises ConnectionFailed: no host can be reached; says of each why.
     :raises ConfigurationError: the driver would not encrypt, as the settings want it.
     """
-    if settings.curve_server_key is not None and not transport_cls.has_curve:
+    if settings.curve_server_key is not None and not connector.has_curve:
         raise ConfigurationError(
             "curve_server_key is for ZeroMQ, and this driver would not encrypt: use ssl=, or a "
             "zeromq URL"
@@ -28,7 +28,7 @@ def open_first(
     failures: list[ConnectionFailed] = []
     for host in _until(deadline, settings):
         try:
-            return transport_cls.open(host)
+            return connector.open(host)
         except AccessRefused:
             raise
         except ConnectionFailed as exc:

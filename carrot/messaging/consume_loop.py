@@ -17,6 +17,7 @@ from typing import Protocol
 
 from carrot import logs
 from carrot.backends.seam.backend import Backend
+from carrot.backends.seam.inbox import Entry
 from carrot.connection import BrokerConnection
 from carrot.deadline import Deadline, bounded_by, now
 from carrot.exceptions import (
@@ -125,6 +126,8 @@ class ConsumeLoop(Iterator[bool]):
         # The window has to be looked at from when so few steps remain.
         self._window_counts_at = _ALWAYS
         self._is_exact = False
+        #: Seconds that a callback may take without a word; 0: any number.
+        self._patience = 0.0
 
     @property
     def is_told(self) -> bool:
@@ -144,6 +147,10 @@ class ConsumeLoop(Iterator[bool]):
 
     def _enter(self, event: Event) -> None:
         self.state = TRANSITIONS[self.state, event]
+        if event is Event.SUBSCRIBED:
+            life = self._members.backend.life
+            may_tell = life is not None and logs.is_heard()
+            self._patience = life.transport.heartbeat if life and may_tell else 0.0
         if self.state is State.ENDED:
             self.remaining = 0
 
@@ -170,6 +177,7 @@ class ConsumeLoop(Iterator[bool]):
                 if remaining <= self._window_counts_at:
                     self._look_at_window(remaining)
             message = entry[1]
+            begun = now() if self._patience else 0.0
             try:
                 entry[0].callback(message)
             except ConnectionLost as exc:
@@ -181,7 +189,13 @@ class ConsumeLoop(Iterator[bool]):
                 if self.remaining is not None:
                     self.remaining += 1
                 continue
+            if begun and now() - begun > self._patience:
+                self._tell_slow(entry, now() - begun)
             return True
+
+    def _tell_slow(self, entry: Entry, seconds: float) -> None:
+        subscription = entry[0]
+        logs.slow_callback(subscription.queue, subscription.consumer_tag, seconds, self._patience)
 
     # -- no more than the limit
 

@@ -25,15 +25,15 @@ STOMP_ALIASES = ("stomp", "stomps", "activemq")
 @pytest.fixture
 def clean_worlds(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Every virtual host in memory that an example uses is empty afterwards."""
-    really_open = memory.Transport.open.__func__  # type: ignore[attr-defined]
+    really_open = memory.Transport.open
     used: set[str] = set()
 
-    def open_and_remember(cls: type, settings: ConnectionSettings) -> Any:
+    def open_and_remember(settings: ConnectionSettings) -> Any:
         port = f":{settings.port}" if settings.port else ""
         used.add(f"memory://{settings.hostname}{port}/{quote(settings.virtual_host, safe='')}")
-        return really_open(cls, settings)
+        return really_open(settings)
 
-    monkeypatch.setattr(memory.Transport, "open", classmethod(open_and_remember))
+    monkeypatch.setattr(memory.Transport, "open", open_and_remember)
     yield
     for url in used:
         memory.reset(url)
@@ -86,16 +86,15 @@ def _redirect(
     opened: list[Any],
 ) -> None:
     """Let a driver connect to that place, whatever it is told; what it opened is in *opened*."""
-    really_open = driver.Transport.open.__func__
+    connector = driver.Backend.connector
+    really_open = connector.open
 
-    def open_there(cls: type, settings: ConnectionSettings) -> Any:
-        if cls is not driver.Transport:
-            return really_open(cls, settings)  # a driver that is made of this one: ZeroMQ's
+    def open_there(settings: ConnectionSettings) -> Any:
         settings = replace(settings, backend=None, ssl=False, login_method="PLAIN")
-        opened.append(really_open(cls, replace(settings, **{"virtual_host": "/", **place()})))
+        opened.append(really_open(replace(settings, **{"virtual_host": "/", **place()})))
         return opened[-1]
 
-    monkeypatch.setattr(driver.Transport, "open", classmethod(open_there))
+    monkeypatch.setattr(connector, "open", open_there)
 
 
 def _remember(

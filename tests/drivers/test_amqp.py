@@ -1,6 +1,8 @@
 """What only the native AMQP driver does: logins, limits, deadlines, acks, memory, threads."""
 
 import gc
+import logging
+import re
 import signal
 import socket
 import ssl
@@ -391,10 +393,95 @@ def test_client_answers_the_brokers_tune_with_what_both_can(
 ):
     peer, connection = make_peer(tune, heartbeat=0.5)
 
-    assert peer.tuned.frame_max == connection.connection.frame_max == frame_max
+    assert peer.tuned.frame_max == connection.connection.session.frame_max == frame_max
     assert peer.tuned.channel_max == channel_max
     # Whole seconds, and never 0, which would be none.
     assert peer.tuned.heartbeat == 1
+
+
+# -- the log
+
+
+def test_methods_are_logged_by_name_and_messages_are_not(amqp_url, unique, watching):
+    texts = watching.texts
+    with BrokerConnection(amqp_url, backend_cls="amqp", password="guest") as connection:
+        backend, queue = connection.create_backend(), unique()
+        backend.queue_declare(queue, durable=False, exclusive=True, auto_delete=True)
+        publisher = Publisher(connection, exchange="", routing_key=queue)
+        consumer = Consumer(connection, queue, auto_declare=False)
+        publisher.send(b"the body")
+        consumer.fetch(auto_ack=True)
+        backend.close()
+        # A thread of its own logs the goodbyes of channels.
+        eventually(lambda: "received Channel.CloseOk on channel 1" in texts)
+
+    texts = [text for text in texts if not re.search(r"Channel\.Close|connected", text)]
+    assert texts[:7] == [
+        "received Connection.Start on channel 0",
+        "sent Connection.StartOk on channel 0",
+        "received Connection.Tune on channel 0",
+        "sent Connection.TuneOk on channel 0",
+        "sent Connection.Open on channel 0",
+        "received Connection.OpenOk on channel 0",
+        "sent Channel.Open on channel 1",
+    ]
+    for method in ("Queue.Declare", "Confirm.Select", "Connection.Close"):
+        number = 0 if method == "Connection.Close" else r"\d"
+        asked = [text for text in texts if re.match(f"sent {method} on channel {number}", text)]
+        answered = [text for text in texts if re.match(f"received {method}Ok on chan", text)]
+        assert len(asked) == len(answered) == 1
+    assert not re.search(r"Basic|guest|the body", "".join(texts))
+    assert not watching.held
+
+
+def test_what_the_broker_says_unasked_is_logged_where_no_lock_is_held(
+    amqp_url, onlooker, unique, watching
+):
+    with BrokerConnection(amqp_url, backend_cls="amqp") as connection:
+        queue = unique()
+        consumer = Consumer(connection, queue, queue_arguments={"x-expires": 60_000})
+        deleting = threading.Timer(0.3, onlooker.create_backend().queue_delete, [queue])
+        deleting.start()
+        with pytest.raises(OperationTimeout):
+            consumer.wait(timeout=1)
+        backend = connection.create_backend()
+        with pytest.raises(NotFound):
+            backend.queue_purge("no-such-queue")
+
+        for text in (
+            "received Basic.Cancel on",
+            "received Channel.Close on",
+            "sent Channel.CloseOk on",
+        ):
+            eventually(lambda text=text: any(each.startswith(text) for each in watching.texts))
+    deleting.join()
+    assert not watching.held
+
+
+def test_a_handler_may_ask_on_the_channel_that_it_is_told_of(amqp_url, queue):
+    class Asking(logging.Handler):
+        is_asking = False
+        answers = 0
+
+        def emit(self, record: logging.LogRecord) -> None:
+            if "Queue.Declare" in record.getMessage() and not self.is_asking:
+                self.is_asking = True
+                backend.queue_purge(queue)
+                self.is_asking, self.answers = False, self.answers + 1
+
+    logger, handler = logging.getLogger("carrot"), Asking()
+    with BrokerConnection(amqp_url, backend_cls="amqp", operation_timeout=3) as connection:
+        backend = connection.create_backend()
+        backend.queue_declare(queue, durable=False, exclusive=False, auto_delete=False)
+        logger.addHandler(handler)
+        logger.setLevel(logging.DEBUG)
+        try:
+            backend.queue_declare(queue, durable=False, exclusive=False, auto_delete=False)
+        finally:
+            logger.removeHandler(handler)
+            logger.setLevel(logging.NOTSET)
+
+    assert handler.answers == 2  # as it was sent, and as the answer came
 
 
 def garbage(method: int, arguments: bytes) -> bytes:
@@ -553,7 +640,7 @@ def test_a_late_refusal_on_a_channel_that_was_given_up_is_answered(make_peer):
     def use() -> None:
         with pytest.raises(OperationTimeout):
             first.get("queue", timeout=0.2)
-        connection.connection.wait_for(lambda: not connection.connection._channels, 5)
+        connection.connection.wait_for(lambda: not connection.connection.session._channels, 5)
         second.qos(0, 1)
 
     run(serve, use)
@@ -616,7 +703,7 @@ def test_a_goodbye_of_the_brokers_waits_for_no_other_threads_write(make_peer, mo
         answer_qos(peer, 2)
 
     def send() -> None:
-        link = connection.connection._link
+        link = connection.connection.stream._link
         write = link.write
 
         def slowly(data: bytes, sent: int = 0) -> None:
@@ -676,7 +763,7 @@ def test_frames_of_a_channel_that_is_gone_are_passed_over(make_peer):
 def test_acks_of_quick_callbacks_share_a_write(connection, queue, monkeypatch):
     consumer = Consumer(connection, queue, callbacks=[lambda data, message: message.ack()])
     Publisher(connection, routing_key=queue).send_many(range(500))
-    link = connection.connection._link
+    link = connection.connection.stream._link
     writes = []
 
     def count(write: Callable[[bytes], object]) -> Callable[[bytes], object]:
@@ -707,7 +794,7 @@ def test_frame_size_and_channels_are_those_that_the_broker_wants(unique):
         body = bytes(range(256)) * 4000
         publisher.send(body, headers={"key": "v" * 1000})
         assert consumer.fetch().payload == body
-        assert connection.connection.frame_max == 4096
+        assert connection.connection.session.frame_max == 4096
 
         others = [connection.create_backend() for _ in range(3)]
         for backend in others:
@@ -1141,7 +1228,7 @@ def test_close_ends_the_waits_of_other_threads(connection, queue):
 
     thread = threading.Thread(target=wait)
     thread.start()
-    eventually(lambda: connection.connection._turns.is_taken)
+    eventually(lambda: connection.connection.stream._turns.is_taken)
 
     connection.close()
 
@@ -1189,7 +1276,7 @@ def test_batch_is_sent_in_few_writes(connection, queue, monkeypatch):
     Consumer(connection, queue)
     publisher = Publisher(connection, routing_key=queue)
     publisher.send("opens the channel")
-    link = connection.connection._link
+    link = connection.connection.stream._link
     writes = []
     send = link.send
     monkeypatch.setattr(link, "send", lambda data: (writes.append(len(data)), send(data))[1])
@@ -1224,7 +1311,7 @@ def test_interrupt_between_a_messages_number_and_its_write_shifts_no_confirm(
     publisher = Publisher(connection, routing_key=queue, confirm_timeout=5)
     publisher.send(1)
     channel = publisher.backend.channel
-    writer = connection.connection._writer
+    writer = connection.connection.stream._writer
 
     def interrupted(*args: object) -> None:
         monkeypatch.undo()
@@ -1255,9 +1342,9 @@ def test_a_message_that_waits_too_long_to_be_written_shifts_no_confirm(
         ):
             publisher.send(2)
 
-    transport._writer.is_writing_on = True
+    transport.stream._writer.is_writing_on = True
     run(send)
-    transport._writer._end_turn()
+    transport.stream._writer._end_turn()
     with pytest.raises(Unroutable) as caught:
         publisher.send("nowhere", routing_key=unique("missing"), mandatory=True)
     publisher.send(3)
@@ -1309,6 +1396,6 @@ def test_batch_ends_with_its_own_error_on_a_lost_connection(connection, queue):
 
     with pytest.raises((ConnectionLost, EncodeError)), publisher.batch() as batch:
         batch.send(1)
-        connection.connection._link._sock.shutdown(socket.SHUT_RDWR)
+        connection.connection.stream._link._sock.shutdown(socket.SHUT_RDWR)
         batch.send(2)
         batch.send(object())

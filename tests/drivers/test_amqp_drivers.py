@@ -55,7 +55,7 @@ def cut(connection: BrokerConnection) -> None:
     """Break the connection as the network does: our end is dead, and nobody has told us."""
     transport = connection.connection
     native = connection.backend_cls == "amqp"
-    sock = transport._link._sock if native else transport._amqp.transport.sock
+    sock = transport.stream._link._sock if native else transport._amqp.transport.sock
     sock.shutdown(socket.SHUT_RDWR)
 
 

@@ -623,7 +623,7 @@ def test_frame_that_the_broker_cannot_read(connect, driver, node):
     connection = connect(port=node.port)
     connection.create_backend().qos(0, 1)
     transport = connection.connection
-    sock = transport._link._sock if driver == "amqp" else transport._amqp.transport.sock
+    sock = transport.stream._link._sock if driver == "amqp" else transport._amqp.transport.sock
     sock.sendall(b"\x01\x00\x01\x00\x00\x00\x04\x00\x3c\x00\x0bX")
 
     assert_raised(
@@ -642,7 +642,7 @@ def test_channel_that_the_broker_does_not_know(connect, driver, node):
     connection = connect(port=node.port)
     connection.create_backend().qos(0, 1)
     transport = connection.connection
-    sock = transport._link._sock if driver == "amqp" else transport._amqp.transport.sock
+    sock = transport.stream._link._sock if driver == "amqp" else transport._amqp.transport.sock
     # basic.recover on channel 4, which was never opened.
     sock.sendall(b"\x01\x00\x04\x00\x00\x00\x05\x00\x3c\x00\x6e\x01\xce")
 

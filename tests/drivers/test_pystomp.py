@@ -39,7 +39,7 @@ from carrot.messaging import Consumer, Publisher
 from tests.brokers import ActiveMQ
 from tests.brokers.activemq import PASSWORD, USER
 from tests.brokers.tls import running_tls_activemq
-from tests.conftest import unavailable
+from tests.conftest import Watching, unavailable
 from tests.routing_table import ROUTING_TABLE
 from tests.waiting import eventually
 
@@ -69,6 +69,27 @@ class Listener(stomp.ConnectionListener):
 
     def on_message(self, frame: stomp.utils.Frame) -> None:
         self.frames.append(frame)
+
+
+# -- the log
+
+
+def test_requests_are_logged_by_name_and_messages_are_not(
+    stomp_url: str, unique: Unique, watching: Watching
+) -> None:
+    with BrokerConnection(stomp_url) as connection:
+        consumer = Consumer(connection, unique(), auto_ack=True)
+        consumer.register_callback(lambda data, message: None)
+        Publisher(connection, exchange="", routing_key=consumer.queue).send(b"the body")
+        consumer.wait(limit=1, timeout=20)
+
+    texts = [text for text in watching.texts if not text.startswith("connected")]
+    assert texts[:2] == ["sent CONNECT on channel 0", "received CONNECTED on channel 0"]
+    assert texts[-2:] == ["sent DISCONNECT on channel 0", "received RECEIPT on channel 0"]
+    assert "sent SUBSCRIBE on channel 1" in texts
+    assert "received RECEIPT on channel 1" in texts
+    assert not any(word in "".join(texts) for word in (PASSWORD, "the body", "ACK", "MESSAGE"))
+    assert not watching.held
 
 
 # -- where it is, and who gets in
@@ -771,7 +792,7 @@ def test_what_the_user_may_not_do_is_permission_denied(
     transport = connection.connection
     receipt = f"p{publisher.backend.channel.number}-2"
     error = f"ERROR\nmessage:User carrot is not authorized\nreceipt-id:{receipt}\n\n\0".encode()
-    link = transport._link  # type: ignore[attr-defined]
+    link = transport.stream._link  # type: ignore[attr-defined]
     read = link.read
     monkeypatch.setattr(link, "read", lambda: error + (read() or b""))
 

@@ -167,7 +167,7 @@ def test_virtual_hosts_are_worlds_apart(broker):
 
 
 def test_message_that_is_too_large_is_not_sent(connection, monkeypatch):
-    monkeypatch.setattr("carrot.backends.zeromq.transport.Transport.message_max", 1000)
+    monkeypatch.setattr(zeromq.Backend.connector, "message_max", 1000)
     publisher = Publisher(connection, routing_key=Consumer(connection, "feed").queue)
 
     with pytest.raises(ContentTooLarge, match="takes at most 1000"):

@@ -244,7 +244,7 @@ def test_client_that_is_dropped_is_told_why(broker, connection):
     transport = connection.connection
     backend.queue_exists("x")
 
-    transport.write(b"\xff" * 100)
+    transport.stream.write(b"\xff" * 100)
 
     with pytest.raises(ConnectionLost, match="can't read what it received"):
         transport.wait_for(lambda: False, 10)
@@ -394,7 +394,7 @@ def test_command_serves_until_it_is_stopped_and_logs_in_short_lines(module):
         served = process.stdout.readline().removeprefix("ready: ").strip()
         with BrokerConnection(served, reconnect=False) as connection:
             transport = connection.connect()
-            transport.write(b"\xff" * 100)
+            transport.stream.write(b"\xff" * 100)
             with pytest.raises(ConnectionLost):
                 transport.wait_for(lambda: False, 10)
 

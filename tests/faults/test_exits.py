@@ -216,7 +216,7 @@ def test_a_daemon_thread_that_waits_is_not_disturbed_at_the_end(
             finally:
                 print("disturbed", flush=True)
         threading.Thread(target=wait, daemon=True).start()
-        while not (consumer.backend.is_open and connection.connection._turns.is_taken):
+        while not (consumer.backend.is_open and connection.connection.stream._turns.is_taken):
             time.sleep(0.01)
     """)
 

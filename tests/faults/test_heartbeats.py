@@ -188,7 +188,7 @@ def test_send_notices_a_silent_peer_and_sends_again(rabbitmq, proxy, queue):
 def test_system_looks_whether_the_peer_is_alive(rabbitmq, driver):
     with BrokerConnection(rabbitmq.url.replace("amqp://", f"{driver}://", 1)) as connection:
         transport = connection.connect()
-        sock = transport._link._sock if driver == "amqp" else transport._amqp.transport.sock
+        sock = transport.stream._link._sock if driver == "amqp" else transport._amqp.transport.sock
 
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         for option in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT"):

@@ -455,7 +455,7 @@ def test_the_last_message_is_processed_though_the_connection_goes_then(proxy, un
         def receive(data: object, message: Message) -> None:
             received.append(data)
             message.ack()
-            connection.connection.flush()
+            connection.connection.stream.flush()
             proxy.link.cut()
 
         consumer.register_callback(receive)

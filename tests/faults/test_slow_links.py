@@ -92,7 +92,7 @@ def test_a_publish_waits_for_another_threads_write_at_most_until_its_deadline(
     quick.send(b"x")
     sending = threading.Thread(target=slow.send, args=(b"x" * 12 * MB,))
     sending.start()
-    eventually(lambda: transport._writer.is_writing_on)
+    eventually(lambda: transport.stream._writer.is_writing_on)
     begun = now()
 
     with (
@@ -122,7 +122,7 @@ def test_closing_waits_for_a_write_at_most_its_timeout(
 
     sending = threading.Thread(target=send)
     sending.start()
-    eventually(lambda: transport._writer.is_writing_on)
+    eventually(lambda: transport.stream._writer.is_writing_on)
     begun = now()
 
     connection.close(timeout=0.5)

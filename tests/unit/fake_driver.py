@@ -9,6 +9,7 @@ from carrot.backends.base import (
     BaseChannel,
     BaseTransport,
     Capabilities,
+    Connector,
     Exchange,
     Queue,
     QueueDeclared,
@@ -79,7 +80,7 @@ class FakeTransport(BaseTransport):
 class Backend(SeamBackend):
     """A channel of the driver without a broker."""
 
-    transport_cls: ClassVar[type[BaseTransport]] = FakeTransport
+    connector: ClassVar[Connector] = FakeTransport
     capabilities: ClassVar[Capabilities] = Capabilities()
 
 
@@ -89,5 +90,5 @@ def make_driver(errors: Iterable[Exception] = ()) -> type[Backend]:
     :param errors: what the first attempts to connect raise, one each.
     """
     members: dict[str, Any] = {"errors": list(errors), "opened": []}
-    transport_cls = type("Transport", (FakeTransport,), members)
-    return type("Driver", (Backend,), {"transport_cls": transport_cls})
+    connector = type("Transport", (FakeTransport,), members)
+    return type("Driver", (Backend,), {"connector": connector})

@@ -236,7 +236,7 @@ def test_several_hosts_are_named_in_its_errors() -> None:
 
 
 def test_a_life_that_is_attached_again_is_listed_once() -> None:
-    transport = make_driver().transport_cls.open(BrokerConnection().settings)
+    transport = make_driver().connector.open(BrokerConnection().settings)
     one, other = Life(1, transport, transport.channel()), Life(2, transport, transport.channel())
     for life in (one, other, one):
         transport.attach(life)
@@ -338,14 +338,14 @@ def test_it_is_lazy() -> None:
 
     assert not connection.is_open
     assert not connection.connected
-    assert driver.transport_cls.opened == []
+    assert driver.connector.opened == []
 
     live = connection.connection
 
     assert connection.is_open
     assert connection.connected
     assert connection.connection is live is connection.connect()
-    assert [settings.hostname for settings in driver.transport_cls.opened] == ["host"]
+    assert [settings.hostname for settings in driver.connector.opened] == ["host"]
 
 
 def test_a_connection_that_was_lost_is_opened_again() -> None:
@@ -365,7 +365,7 @@ def test_changed_attributes_count_for_the_next_connection() -> None:
 
     connection.connect()
 
-    assert [settings.hostname for settings in driver.transport_cls.opened] == ["other"]
+    assert [settings.hostname for settings in driver.connector.opened] == ["other"]
 
 
 def test_close_is_final_until_connect() -> None:
@@ -388,7 +388,7 @@ def test_closing_what_was_never_opened_is_harmless() -> None:
 
     BrokerConnection(backend_cls=driver).close()
 
-    assert driver.transport_cls.opened == []
+    assert driver.connector.opened == []
 
 
 def test_the_end_of_a_with_block_closes_and_lets_the_error_through() -> None:
@@ -468,7 +468,7 @@ def test_ensure_connection_gives_up_with_the_last_error() -> None:
     with pytest.raises(ConnectionFailed, match="third"):
         connection.ensure_connection(max_retries=2, **QUICK)
 
-    assert len(driver.transport_cls.opened) == 3
+    assert len(driver.connector.opened) == 3
 
 
 def test_the_last_attempt_of_ensure_connection_counts_too() -> None:
@@ -485,7 +485,7 @@ def test_ensure_connection_without_retries_tries_once() -> None:
     with pytest.raises(ConnectionFailed, match="refused"):
         BrokerConnection(backend_cls=driver).ensure_connection(max_retries=0)
 
-    assert len(driver.transport_cls.opened) == 1
+    assert len(driver.connector.opened) == 1
 
 
 def test_ensure_connection_of_an_open_one_does_nothing() -> None:
@@ -496,7 +496,7 @@ def test_ensure_connection_of_an_open_one_does_nothing() -> None:
     connection.ensure_connection()
 
     assert connection.connection is live
-    assert len(driver.transport_cls.opened) == 1
+    assert len(driver.connector.opened) == 1
 
 
 def test_ensure_connection_opens_a_closed_one() -> None:

@@ -7,7 +7,6 @@ import threading
 
 import pytest
 
-from carrot import deadline
 from carrot.deadline import (
     Deadline,
     bounded_by,
@@ -153,9 +152,3 @@ def test_a_lock_is_waited_for_until_the_deadline() -> None:
     with bounded_by(Deadline.after(5)):
         wait_to_hold(lock, "for nothing")
         assert lock.acquire(blocking=False)
-
-
-def test_the_names_of_before_are_the_same_functions() -> None:
-    assert deadline.until is bounded_by
-    assert deadline.within is remaining
-    assert deadline.spelled is describe

@@ -60,12 +60,6 @@ DRIVERS = (
     "carrot.backends.zeromq",
 )
 ASK_DATETIME = ("datetime.now", "datetime.utcnow", "datetime.today", "date.today")
-# What reads a clock beside carrot.deadline: to be emptied.
-STILL_READ_A_CLOCK = {
-    "carrot.backends.pystomp.headers",
-    "carrot.backends.pystomp.polling",
-    "carrot.backends.pystomp.transport",
-}
 
 
 def place(module: str) -> tuple[int, str]:
@@ -160,16 +154,9 @@ def test_an_import_inside_a_function_says_why(module: str) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize(
-    "module", sorted(MODULES.keys() - {"carrot.deadline"} - STILL_READ_A_CLOCK)
-)
+@pytest.mark.parametrize("module", sorted(MODULES.keys() - {"carrot.deadline"}))
 def test_the_clock_is_read_in_one_file(module: str) -> None:
     assert not clocks(MODULES[module].read_text(), module)
-
-
-@pytest.mark.parametrize("module", sorted(STILL_READ_A_CLOCK))
-def test_a_module_that_reads_no_clock_any_more_is_not_listed(module: str) -> None:
-    assert clocks(MODULES[module].read_text(), module)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ class FakeView:
     def new_receipt(self) -> str:
         return f"r{next(self._numbers)}"
 
-    def await_receipt(self, receipt: str, command: str, timeout: float | None) -> None:
+    def await_receipt(self, receipt: str, command: str, patience: float | None) -> None:
         self.check_no_lock_is_held()
         while self.events:
             self.events.pop(0)()
@@ -148,7 +148,7 @@ class Session:
     def __init__(self, declared: DeclaredTopology | None = None) -> None:
         self.declared = declared or DeclaredTopology("/")
         self.view = FakeView(self.declared)
-        self.channel = Channel(self.view, "1")
+        self.channel = Channel(self.view, self.view, "1")
         self.declared.attach(self.channel)
         window = self.channel._window
         self.view.locks = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from carrot.backends.amqp.transport import Transport
+from carrot.backends.amqp.connector import Connector
 from carrot.backends.base import Capabilities
 from carrot.backends.seam.backend import Backend as SeamBackend
 
@@ -10,5 +10,5 @@ from carrot.backends.seam.backend import Backend as SeamBackend
 class Backend(SeamBackend):
     """A channel on RabbitMQ, for any number of threads."""
 
-    transport_cls = Transport
+    connector = Connector()
     capabilities = Capabilities(thread_safe=True)

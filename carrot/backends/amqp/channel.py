@@ -9,11 +9,12 @@ from typing import Any
 
 from pamqp import base, commands
 
+from carrot import logs
 from carrot.backends.amqp import framing
 from carrot.backends.amqp.delivery import Delivery
 from carrot.backends.amqp.framing import Event
 from carrot.backends.amqp.methods import decode_method, encode_method
-from carrot.backends.amqp.rpc import Rpc, TransportView
+from carrot.backends.amqp.rpc import Rpc, SessionView
 from carrot.backends.amqp.tables import (
     encode_properties,
     encode_shared_properties,
@@ -29,6 +30,7 @@ from carrot.backends.base import (
 )
 from carrot.backends.seam.confirms import Confirms
 from carrot.backends.sockets.batching import Batching
+from carrot.backends.sockets.session import TransportView
 from carrot.checks import method_arguments
 from carrot.exceptions import (
     CarrotError,
@@ -53,26 +55,35 @@ class Channel(BaseChannel):
     :ivar message_max: bytes that a body may have; None: the broker says.
     """
 
-    def __init__(self, view: TransportView, number: int, message_max: int | None = None) -> None:
+    def __init__(
+        self,
+        view: TransportView,
+        session: SessionView,
+        number: int,
+        message_max: int | None = None,
+    ) -> None:
         self.number = number
-        self.properties_max = view.frame_max - framing.CONTENT_HEADER
+        self.properties_max = session.frame_max - framing.CONTENT_HEADER
         self.message_max = message_max
         self.is_open = True
         self._view = view
-        self._rpc = Rpc(view, number, self)
+        self._rpc = Rpc(view, session, number, self)
         self._confirms: Confirms | None = None
         #: The frames of a message: see :meth:`framing.PublishEncoder.encode`.
-        self._encode = framing.PublishEncoder(number, view.frame_max).encode
+        self._encode = framing.PublishEncoder(number, session.frame_max).encode
         self._batches = Batching(view)
-        self.renew_locks()
-
-    def renew_locks(self) -> None:
-        """Make the lock, which a thread of a forked child's parent may have held."""
         self._publish_lock = threading.RLock()
 
     # -- asking
 
-    def call(self, method: type[base.Frame], timeout: float | None = None, **arguments: Any) -> Any:
+    def call(self, method: type[base.Frame], **arguments: Any) -> Any:
+        """Ask the broker, and log it, where no lock is held; the answer."""
+        logs.method_sent(method.name, self.number)
+        answer = self._ask(method, **arguments)
+        logs.method_received(answer.name, self.number)
+        return answer
+
+    def _ask(self, method: type[base.Frame], timeout: float | None = None, **arguments: Any) -> Any:
         """Ask the broker, when the arguments are such that AMQP can carry them; the answer."""
         checked = method_arguments(arguments)
         try:
@@ -129,12 +140,15 @@ class Channel(BaseChannel):
             if listener is not None:
                 listener.channel_closed(error)
         elif isinstance(command, commands.Basic.Cancel):
+            self._rpc.note(logs.method_received, commands.Basic.Cancel)
             if listener is not None:
                 listener.consumer_cancelled(command.consumer_tag or "")
         elif isinstance(command, commands.Channel.Flow):
             self._view.answer(
                 encode_method(commands.Channel.FlowOk, self.number, active=command.active)
             )
+            self._rpc.note(logs.method_received, commands.Channel.Flow)
+            self._rpc.note(logs.method_sent, commands.Channel.FlowOk)
         else:
             self._rpc.take_in(command.name, command)
 
@@ -231,9 +245,12 @@ class Channel(BaseChannel):
             return number
 
     def confirm_select(self, confirms: Confirms) -> None:
+        logs.method_sent(commands.Confirm.Select.name, self.number)
+        # No message of another thread may come between: the broker counts from here on.
         with self._publish_lock:
-            self.call(commands.Confirm.Select)
+            answer = self._ask(commands.Confirm.Select)
             self._confirms = confirms
+        logs.method_received(answer.name, self.number)
 
     @contextmanager
     def batching(self) -> Iterator[None]:
@@ -255,7 +272,7 @@ class Channel(BaseChannel):
             self._view.write(b"".join(frames), self)
 
     def get(self, queue: str, no_ack: bool, timeout: float | None) -> Delivery | None:
-        answer = self.call(commands.Basic.Get, timeout, queue=queue, no_ack=no_ack)
+        answer = self._ask(commands.Basic.Get, timeout, queue=queue, no_ack=no_ack)
         if not isinstance(answer, Event):
             return None
         if (life := self.listener) is None:

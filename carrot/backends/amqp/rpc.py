@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any, Protocol
 
 from pamqp import base, commands
 
-from carrot import remedies
+from carrot import logs, remedies
 from carrot.backends.amqp.errors import FramingError
 from carrot.backends.amqp.framing import Event
 from carrot.backends.amqp.methods import encode_method
-from carrot.backends.sockets import stream
+from carrot.backends.sockets.session import TransportView, Writer
 from carrot.deadline import Deadline, describe, remaining
 from carrot.exceptions import CarrotError, ChannelError, ConnectionLost, OperationTimeout
 
 
-class TransportView(stream.TransportView, Protocol):
-    """What a channel needs of its connection."""
+class SessionView(Protocol):
+    """What a channel needs of its session."""
 
     frame_max: int
 
-    @property
-    def is_open(self) -> bool: ...
     def forget(self, number: int) -> None: ...
 
 
@@ -37,7 +36,7 @@ class _Goodbye:
             raise ConnectionLost("the broker has closed the channel")
 
 
-class Asker(stream.Writer, Protocol):
+class Asker(Writer, Protocol):
     """A channel."""
 
     def give_up(self) -> None: ...
@@ -52,11 +51,14 @@ class Rpc:
     :ivar refusal: why the broker closed the channel.
     """
 
-    def __init__(self, view: TransportView, number: int, asker: Asker) -> None:
+    def __init__(
+        self, view: TransportView, session: SessionView, number: int, asker: Asker
+    ) -> None:
         self.number = number
         self.is_unanswered = False
         self.refusal: ChannelError | None = None
         self._view = view
+        self._session = session
         self._asker = asker
         self._asking = threading.Lock()
         #: The names of the methods that would answer what was asked.
@@ -127,6 +129,11 @@ class Rpc:
             raise FramingError(f"{name} came on channel {self.number}, where nobody asked for it")
         self._answer = answer
 
+    def note(self, log: Callable[[str, object], object], method: type[base.Frame]) -> None:
+        """Have a method logged soon: this thread may be reading, or hold locks."""
+        if logs.is_debugging():
+            self._view.tell_soon(partial(log, method.name, self.number))
+
     # -- the end
 
     def check_open(self) -> None:
@@ -142,6 +149,7 @@ class Rpc:
     def take_late(self, method: int) -> None:
         """Take what comes on a closed channel: only the broker's own goodbye counts."""
         if method == commands.Channel.CloseOk.index:
+            self.note(logs.method_received, commands.Channel.CloseOk)
             self._end()
         elif method == commands.Channel.Close.index:
             self.take_goodbye()
@@ -151,6 +159,8 @@ class Rpc:
         # First: after the CloseOk nobody may write to this number any more.
         self._goodbye.is_open = False
         self._view.answer(encode_method(commands.Channel.CloseOk, self.number))
+        self.note(logs.method_received, commands.Channel.Close)
+        self.note(logs.method_sent, commands.Channel.CloseOk)
         if self._leaving.locked():
             self._is_ended = True  # it still answers our own goodbye, by this number
         else:
@@ -159,7 +169,7 @@ class Rpc:
     def _end(self) -> None:
         """Nothing comes on this channel any more."""
         self._is_ended = True
-        self._view.forget(self.number)
+        self._session.forget(self.number)
 
     def say_goodbye(self) -> None:
         """Close this end.
@@ -173,6 +183,7 @@ class Rpc:
                     encode_method(commands.Channel.Close, self.number, reply_code=200),
                     self._goodbye,
                 )
+                self.note(logs.method_sent, commands.Channel.Close)
             except ConnectionLost:
                 self._end()  # the broker was first, or there is no connection
             except OperationTimeout:

@@ -106,5 +106,5 @@ class Transport(BaseTransport):
 class Backend(SeamBackend):
     """A channel of a virtual host."""
 
-    transport_cls = Transport
+    connector = Transport
     capabilities = Capabilities(thread_safe=True)

@@ -11,6 +11,6 @@ from carrot.backends.seam.backend import Backend as SeamBackend
 class Backend(SeamBackend):
     """A channel of py-amqp's."""
 
-    transport_cls = Transport
+    connector = Transport
     capabilities = Capabilities(thread_safe=False)
     Message = message.Message

@@ -14,12 +14,12 @@ from typing import Any, ClassVar, Self
 
 import amqp
 
-from carrot import remedies
+from carrot import remedies, signal_safe
 from carrot.backends.base import BaseTransport
 from carrot.backends.pyamqplib.channel import Channel, Failing, NativeChannel
 from carrot.backends.sockets.shared_reader import SharedReader
 from carrot.backends.transport import counts_returns
-from carrot.deadline import milliseconds, spelled
+from carrot.deadline import describe, milliseconds
 from carrot.exceptions import (
     CarrotError,
     ChannelError,
@@ -73,13 +73,16 @@ class Transport(BaseTransport):
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
         self._closed = threading.Event()
-        if connection.heartbeat:
+        self.heartbeat = float(connection.heartbeat or 0)
+        if self.heartbeat:
             # What was agreed: the broker drops a client that is silent for two intervals.
-            threading.Thread(
-                target=_send_heartbeats,
-                args=(weakref.ref(self), self._closed, connection.heartbeat / 2),
-                daemon=True,
-            ).start()
+            signal_safe.try_to_start(
+                threading.Thread(
+                    target=_send_heartbeats,
+                    args=(weakref.ref(self), self._closed, self.heartbeat / 2),
+                    daemon=True,
+                )
+            )
 
     @classmethod
     def open(cls, settings: ConnectionSettings) -> Self:
@@ -176,7 +179,7 @@ class Transport(BaseTransport):
 
     def wait_for(self, ready: Callable[[], object], timeout: float | None = None) -> None:
         if not self._turns.wait_for(ready, timeout):
-            raise OperationTimeout(f"nothing came from {self._where} within {spelled(timeout)}")
+            raise OperationTimeout(f"nothing came from {self._where} within {describe(timeout)}")
 
     def _read(self, timeout: float | None) -> None:
         """Wait for something from the broker, and take one frame in."""
@@ -237,7 +240,7 @@ class Transport(BaseTransport):
         self.interrupt()
         self._free()
 
-    def disown(self) -> None:
+    def after_fork_in_child(self) -> None:
         # A thread of the parent's may hold the lock, or have the turn.
         self.lock, self._turns = threading.RLock(), SharedReader(self._read)
         sock = self._amqp.transport.sock if self._amqp.connected else None

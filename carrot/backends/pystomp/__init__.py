@@ -5,6 +5,8 @@ with locks: that costs several times of what the frames do. So its codec encodes
 and the connection is carrot's own, as in the driver for AMQP.
 
 ===================  ==========================================================================
+Connector            opens connections
+Session              the login, the receipts, and what comes in for the channels
 Channel              one life of a channel; has the parts below
 Requests             asks the broker, and waits for its receipts
 Subscriptions        what the channel is subscribed to at the broker, by name
@@ -29,11 +31,11 @@ lock                               guards
                                    messages go to the listener, and frames are queued, but
                                    nothing is written
 ``_lock`` (DeclaredTopology)       exchanges, queues and bindings; nothing else is done under it
+the stream's and the session's     see :mod:`carrot.backends.sockets`
 =================================  ===========================================================
 """
 
 from carrot.backends.pystomp.backend import Backend
 from carrot.backends.pystomp.delivery import Delivery
-from carrot.backends.pystomp.transport import Transport
 
-__all__ = ["Backend", "Delivery", "Transport"]
+__all__ = ["Backend", "Delivery"]

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Protocol
 
+from carrot import logs
 from carrot.backends.base import (
     BaseChannel,
     BaseMessage,
@@ -17,11 +17,10 @@ from carrot.backends.base import (
     Queue,
     QueueDeclared,
 )
-from carrot.backends.pystomp import names, requests
+from carrot.backends.pystomp import names
 from carrot.backends.pystomp.consumers import Consumers
 from carrot.backends.pystomp.declared_topology import (
     DeclaredExchange,
-    DeclaredTopology,
     QueueBinding,
 )
 from carrot.backends.pystomp.delivery import Delivery
@@ -38,22 +37,15 @@ from carrot.backends.pystomp.limits import (
 )
 from carrot.backends.pystomp.polling import Polling
 from carrot.backends.pystomp.prefetch_window import PrefetchWindow
-from carrot.backends.pystomp.requests import Requests
+from carrot.backends.pystomp.requests import Requests, SessionView
 from carrot.backends.pystomp.settlements import ACK, NACK, REQUEUE
 from carrot.backends.pystomp.subscriptions import Consumer, Subscriptions
 from carrot.backends.seam.confirms import Confirms
 from carrot.backends.sockets.batching import Batching
+from carrot.backends.sockets.session import TransportView
 from carrot.checks import entity_name, required_name
-from carrot.deadline import within
+from carrot.deadline import remaining
 from carrot.exceptions import CarrotError, ChannelError, ConnectionLost, OperationTimeout
-
-
-class TransportView(requests.TransportView, Protocol):
-    """What a channel needs of its connection."""
-
-    declared: DeclaredTopology
-
-    def has(self, channel: object) -> bool: ...
 
 
 class Channel(BaseChannel):
@@ -66,14 +58,15 @@ class Channel(BaseChannel):
     :ivar prefetch_count: the limit of consumers from now on; 0: none.
     """
 
-    def __init__(self, view: TransportView, number: str) -> None:
+    def __init__(self, view: TransportView, session: SessionView, number: str) -> None:
         self.number = number
         self.is_open = True
         self.prefetch_count = 0
         self._view = view
-        self._declared = view.declared
+        self._session = session
+        self._declared = session.declared
         self._subscriptions = Subscriptions(number)
-        self._requests = Requests(view, self, self.give_up)
+        self._requests = Requests(view, session, number, self, self.give_up)
         self._window = PrefetchWindow(
             number, view, self._requests, self._subscriptions, self._deliver
         )
@@ -85,7 +78,7 @@ class Channel(BaseChannel):
             view, self._requests, self._subscriptions, self._window, self._exclusive
         )
         self._encoder = Encoder()
-        self._private = partial(view.declared.private_destination, is_near=view.has)
+        self._private = partial(session.declared.private_destination, is_near=session.has)
         self._confirms: Confirms | None = None
         self._batches = Batching(view)
         self._publish_lock = threading.RLock()
@@ -287,16 +280,19 @@ class Channel(BaseChannel):
     def close(self) -> None:
         if not self.is_open:
             return
-        receipt = self._view.new_receipt()
+        receipt = self._session.new_receipt()
         try:
             is_asked = self._leave(receipt)
+            if is_asked:
+                logs.method_sent("UNSUBSCRIBE", self.number)
             # Where nobody answers, not every close() shall wait for that again.
             if is_asked and not self._view.is_silent:
                 with suppress(CarrotError):
-                    patience = within(self._view.operation_timeout)
-                    self._view.await_receipt(receipt, "UNSUBSCRIBE", patience)
+                    patience = remaining(self._view.operation_timeout)
+                    self._session.await_receipt(receipt, "UNSUBSCRIBE", patience)
+                    logs.method_received("RECEIPT", self.number)
         finally:
-            self._view.forget_receipt(receipt)
+            self._session.forget_receipt(receipt)
 
     def give_up(self) -> None:
         """Nobody waits for this channel's answers any more: what it has taken goes back."""
@@ -333,5 +329,5 @@ class Channel(BaseChannel):
             *others, last = ending
             frames = [*(one.end() for one in others), last.end(**options)]
             self._view.answer(b"".join(frames))
-        self._view.forget(self.number)
+        self._session.forget(self.number)
         return bool(ending)

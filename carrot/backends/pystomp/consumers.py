@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from carrot.backends.pystomp.declared_topology import DeclaredQueue
 from carrot.backends.pystomp.exclusive_queues import ExclusiveQueues
 from carrot.backends.pystomp.prefetch_window import PrefetchWindow
-from carrot.backends.pystomp.requests import Requests, TransportView
+from carrot.backends.pystomp.requests import Requests
 from carrot.backends.pystomp.subscriptions import (
     FIRST,
     Consumer,
@@ -15,6 +15,7 @@ from carrot.backends.pystomp.subscriptions import (
     Subscriptions,
     selector,
 )
+from carrot.backends.sockets.session import TransportView
 from carrot.deadline import wait_to_hold
 
 

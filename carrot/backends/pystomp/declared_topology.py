@@ -7,7 +7,6 @@ declare the same.
 
 from __future__ import annotations
 
-import os
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -17,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 from carrot.backends.pystomp import names
 from carrot.backends.pystomp.errors import not_found
 from carrot.exceptions import NotSupported
+from carrot.forks import Stage, register
 from carrot.remedies import channel_error
 
 #: AMQP's exchanges that are there without being declared (AMQP 0-9-1, section 3.1.3).
@@ -249,7 +249,7 @@ def _renew_locks() -> None:
         declared.renew_locks()
 
 
-os.register_at_fork(after_in_child=_renew_locks)
+register(Stage.TRANSPORTS, after_in_child=_renew_locks)
 
 
 def declared_at(host: str, port: int | None, virtual_host: str) -> DeclaredTopology:

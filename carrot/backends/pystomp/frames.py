@@ -123,7 +123,7 @@ class Decoder:
         frames: list[Frame] = []
         position, self._needed = 0, 0
         while True:
-            # TransportView ends between two frames are signs of life.
+            # Line ends between two frames are signs of life.
             while buffer[position : position + 1] in (b"\n", b"\r"):
                 position += 1
             found = self._frame(buffer, position)

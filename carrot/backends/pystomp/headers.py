@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from decimal import Decimal
 from typing import Any
 
 from carrot.backends.pystomp.names import QUEUE, destination, queue_name
+from carrot.deadline import wall_clock
 
 #: ActiveMQ's priorities are 0 to 9, and 4 when a message has none.
 MAX_PRIORITY = 9
@@ -92,7 +92,7 @@ def of_properties(
 def expires(properties: Mapping[str, Any]) -> int:
     """When a message with an expiration expires: milliseconds since 1970, by this clock."""
     # 0 would be never.
-    return max(1, int(time.time() * 1000) + int(properties["expiration"]))
+    return max(1, int(wall_clock() * 1000) + int(properties["expiration"]))
 
 
 def _of_table(table: Mapping[str, Any]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import secrets
 from collections.abc import Callable, Sequence
 
 from carrot.backends.pystomp import headers as mapping
@@ -117,7 +117,7 @@ class Polling:
         """
         if self._has_persistent(queue, destination):
             return
-        mark = f"{self._subscriptions.new_name()}-{time.time_ns()}"
+        mark = f"{self._subscriptions.new_name()}-{secrets.token_hex(8)}"
         taker = self._subscriptions.new(queue, destination)
         self._requests.write(
             taker.begin(1, selector=f"{mapping.MARK}='{mark}'", **{"activemq.priority": FIRST})

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 
 from carrot.backends.pystomp import headers as mapping
 from carrot.backends.pystomp.frames import Frame
-from carrot.backends.pystomp.requests import Requests, TransportView
+from carrot.backends.pystomp.requests import Requests
 from carrot.backends.pystomp.settlements import (
     ACK,
     REQUEUE,
@@ -23,6 +23,7 @@ from carrot.backends.pystomp.subscriptions import (
     Unsettled,
     ack_of,
 )
+from carrot.backends.sockets.session import TransportView
 from carrot.deadline import wait_to_hold
 from carrot.remedies import channel_error
 

@@ -6,18 +6,22 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
+from carrot import logs
+from carrot.backends.pystomp.declared_topology import DeclaredTopology
 from carrot.backends.pystomp.frames import encode
-from carrot.backends.sockets import stream
-from carrot.deadline import Deadline, within
+from carrot.backends.sockets.session import TransportView, Writer
+from carrot.deadline import Deadline, remaining
 from carrot.exceptions import ChannelError, ConnectionLost, OperationTimeout
 
 
-class TransportView(stream.TransportView, Protocol):
-    """What a channel needs of its connection."""
+class SessionView(Protocol):
+    """What a channel needs of its session."""
 
-    def interrupt(self) -> None: ...
+    declared: DeclaredTopology
+
+    def has(self, channel: object) -> bool: ...
     def new_receipt(self) -> str: ...
-    def await_receipt(self, receipt: str, command: str, timeout: float | None) -> None: ...
+    def await_receipt(self, receipt: str, command: str, patience: float | None) -> None: ...
     def forget_receipt(self, receipt: str) -> None: ...
     def forget(self, number: str) -> None: ...
 
@@ -25,15 +29,23 @@ class TransportView(stream.TransportView, Protocol):
 class Requests:
     """What a channel asks for. Several threads may ask at once: each waits for its own receipt.
 
+    :param number: the channel's.
     :param writer: the channel, which must be open to ask.
     :param give_up: called when an answer didn't come: a subscription that is made late would take
         messages that nobody gets.
     """
 
     def __init__(
-        self, view: TransportView, writer: stream.Writer, give_up: Callable[[], object]
+        self,
+        view: TransportView,
+        session: SessionView,
+        number: str,
+        writer: Writer,
+        give_up: Callable[[], object],
     ) -> None:
         self._view = view
+        self._session = session
+        self._number = number
         self._writer = writer
         self._give_up = give_up
 
@@ -42,7 +54,9 @@ class Requests:
 
         :param timeout: seconds; None: the connection's operation_timeout.
         """
-        return Deadline.after(within(self._view.operation_timeout if timeout is None else timeout))
+        return Deadline.after(
+            remaining(self._view.operation_timeout if timeout is None else timeout)
+        )
 
     def write(self, *frames: bytes) -> None:
         """Send frames now."""
@@ -65,13 +79,16 @@ class Requests:
         :raises OperationTimeout: no answer in time; the channel is given up.
         """
         deadline = deadline or self.deadline()
-        receipt = self._view.new_receipt()
+        receipt = self._session.new_receipt()
         try:
             with self.answered():
                 yield receipt
-                self._view.await_receipt(receipt, command, deadline.left)
+                # Here the locks of the block are free again.
+                logs.method_sent(command, self._number)
+                self._session.await_receipt(receipt, command, deadline.left)
+                logs.method_received("RECEIPT", self._number)
         finally:
-            self._view.forget_receipt(receipt)
+            self._session.forget_receipt(receipt)
 
     def wait_for(self, ready: Callable[[], object], deadline: Deadline, command: str) -> None:
         """Wait until ``ready()`` is true, as what *command* asked for has come.

@@ -14,8 +14,8 @@ stop_flag           who was told to stop, and who has heeded it
 =====================  =====================================  ====================================
 lock                   guards                                 held while waiting for the broker
 =====================  =====================================  ====================================
-``_change_turn``       steps that belong together: opening a  yes: it is a turn, not a lock on
-(Backend)              life, subscribing, cancelling          data. It is taken with the thread's
+``_turn``              steps that belong together: opening a  yes: it is a turn, not a lock on
+(Lives)                life, subscribing, cancelling          data. It is taken with the thread's
                                                               deadline, and neither ``close()``
                                                               nor publishing nor settling on an
                                                               open life ever takes it
@@ -23,10 +23,11 @@ lock                   guards                                 held while waiting
 (a driver's channel)   this order                             the deadline of the write
 ``_asking``            one request at a time on a channel     yes: a turn, as above
 (amqp, a channel)
-``_settle_lock``       a message's state and its life         never
+``settle_lock``        a message's state and its life         never
 (Life)
-``_life_lock``         which life is the current one          never
-(Backend)
-a transport's own      see its class                          never
+``_lock``              which life is the current one          never
+(Lives)
+a transport's own      see :mod:`carrot.backends.sockets`,    never
+                       or the driver's class
 =====================  =====================================  ====================================
 """

@@ -8,9 +8,9 @@ from typing import Any, ClassVar, NamedTuple, Self
 from carrot.backends.base import (
     BaseChannel,
     BaseMessage,
-    BaseTransport,
     Binding,
     Capabilities,
+    Connector,
     Exchange,
     Queue,
     QueueDeclared,
@@ -47,14 +47,14 @@ class Backend:
 
     It has parts, and is none of them.
 
-    :cvar transport_cls: the driver's transport.
+    :cvar connector: opens the driver's connections: its transport class, or an object of its own.
     :cvar capabilities: what the driver can do.
     :ivar lives: opens the current life, and replaces it whole.
     :ivar consumers: those that are subscribed, and those that somebody waits for.
     :ivar stop_flag: who was told to stop, and who has heeded it.
     """
 
-    transport_cls: ClassVar[type[BaseTransport]]
+    connector: ClassVar[Connector]
     capabilities: ClassVar[Capabilities]
     Message: ClassVar[type[BaseMessage]] = BaseMessage
 
@@ -120,7 +120,7 @@ class Backend:
     @property
     def default_port(self) -> int | None:
         """The port when the settings name none; None where there are no ports."""
-        return self.transport_cls.default_port
+        return self.connector.default_port
 
     # -- topology
 

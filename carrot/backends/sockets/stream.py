@@ -1,26 +1,25 @@
-"""StreamTransport: a socket that any number of threads share, without a reader thread.
+"""Stream: a connection that any number of threads share, without a reader thread.
 
-A thread that waits for something reads for all of them: see :meth:`StreamTransport.wait_for`. A
-driver of a protocol over TCP says how to log in and what to do with the bytes that come.
+A thread that waits for something reads for all of them: see :meth:`Stream.wait_for`. What the bytes
+mean, a driver's :class:`~carrot.backends.sockets.session.StreamSession` knows.
 """
 
 from __future__ import annotations
 
 import threading
-from abc import abstractmethod
-from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import ClassVar, Protocol, Self
+from functools import partial
+from typing import Protocol
 
-from carrot import remedies, signal_safe
-from carrot.backends.sockets import socket as link_module
+from carrot import remedies
 from carrot.backends.sockets.heart import Heart
+from carrot.backends.sockets.news import News
+from carrot.backends.sockets.session import StreamSession, StreamView
 from carrot.backends.sockets.shared_reader import SharedReader
 from carrot.backends.sockets.socket import ByteStream, describe_progress
 from carrot.backends.sockets.standstill import Standstill
-from carrot.backends.sockets.writer import StreamWriter, Writer
-from carrot.backends.transport import BaseTransport, refuse_eventlet
+from carrot.backends.sockets.writer import StreamWriter
 from carrot.deadline import (
     Deadline,
     bounded_by,
@@ -30,190 +29,80 @@ from carrot.deadline import (
     shorter,
     thread_deadline,
 )
-from carrot.exceptions import CarrotError, ConfigurationError, ConnectionLost, OperationTimeout
-from carrot.settings import ConnectionSettings
+from carrot.exceptions import CarrotError, ConnectionLost, OperationTimeout
 
-__all__ = ["HEARTBEAT", "StreamTransport", "TransportView", "Writer"]
-
-#: Seconds between signs of life, unless the settings say otherwise.
-HEARTBEAT = 10
 #: Seconds without a reading, after which sending a message that nobody confirms reads first.
 UNREAD = 0.5
 
 
-class TransportView(Protocol):
-    """What a channel needs of its connection, whatever the protocol."""
+class Owner(Protocol):
+    """What the layers above look at: the transport, whose state the stream keeps true."""
 
-    operation_timeout: float | None
-    is_silent: bool
+    is_open: bool
     blocked: str | None
 
-    def answer(self, data: bytes) -> None: ...
-    def write(self, data: bytes, channel: Writer | None = None) -> None: ...
-    def write_soon(self, data: bytes, channel: Writer) -> None: ...
-    def write_with_others(self, data: bytes, channel: Writer) -> None: ...
-    def flush(self) -> None: ...
-    def flush_soon(self) -> None: ...
-    def look(self) -> None: ...
-    def wait_for(self, ready: Callable[[], object], timeout: float | None = None) -> None: ...
-    def wait_for_answer(
-        self,
-        ready: Callable[[], object],
-        patience: float | None = None,
-        request: int | None = None,
-    ) -> None: ...
+    def tell_blocked(self, reason: str | None) -> None: ...
 
 
-class StreamTransport(BaseTransport):
-    """A connection over TCP or TLS, and the turns of reading and writing.
-
-    :cvar breaks_with: what ends the connection when reading raises it: the system's errors, and
-        the driver's own for a peer that can't be understood, or has said that it hangs up.
-    :cvar heartbeat_bytes: a sign of life.
-    :ivar is_silent: an answer was due and has not come, nor anything since.
+class Stream:
+    """A connection over a byte stream: the turns of reading and writing, signs of life, the end.
 
     Its parts: ``_turns`` (a SharedReader) says which thread reads, ``_writer`` guards what goes
-    out, ``_heart`` beats. ``_numbers`` guards the channels and the end.
+    out, ``_heart`` beats, ``_news`` tells the program. ``_ending`` guards the end.
+
+    :param timeout: seconds that a request may take, and a write stand still; None: for ever.
+    :param where: host, port and virtual host, for errors.
+    :param start_session: makes the session, which uses this stream.
+    :ivar is_silent: an answer was due and has not come, nor anything since.
     """
 
-    breaks_with: ClassVar[tuple[type[Exception], ...]] = (OSError, ValueError)
-    heartbeat_bytes: ClassVar[bytes]
-    # No property, which would cost 0.1 µs for each message that is sent, and that is received.
-    is_open: bool = True
-
-    def __init__(self, link: ByteStream, settings: ConnectionSettings, where: str) -> None:
-        super().__init__()
-        self.operation_timeout = settings.operation_timeout
+    def __init__(
+        self,
+        link: ByteStream,
+        timeout: float | None,
+        where: str,
+        owner: Owner,
+        start_session: Callable[[StreamView], StreamSession],
+    ) -> None:
+        self.operation_timeout = timeout
+        self.where = where
         self.is_silent = False
         self._link = link
-        self._where = where
-        #: Seconds in which this end, and the broker, must give a sign of life; 0: none.
-        self._heartbeat = 0.0
-        self.is_open = True
+        self._owner = owner
         self._lost: ConnectionLost | None = None
-        self._blocked_news: deque[str | None] = deque()
         self._last_look = now()
+        self._news = News()
         self._writer = writer = StreamWriter(link, self, where)
-        self._heart = Heart(writer, 0, self.heartbeat_bytes)
-        self._renew_locks()
         # Bound here, which saves a call for each message.
         self.write = writer.write
         self.write_soon = writer.write_soon
         self.write_with_others = writer.write_with_others
+        self.session = session = start_session(self)
+        self._heart = Heart(writer, 0, session.heartbeat_bytes)
+        self._make_turns()
 
-    def _renew_locks(self) -> None:
+    def _make_turns(self) -> None:
         """Make the locks, also in a forked child, whose parent's threads may hold the old ones."""
-        self._numbers = threading.Lock()
-        self._turns = SharedReader(self._read_once, self._tell_blocked)
-        self._telling = threading.Lock()
-        self._writer.renew_lock()
-
-    # -- what a driver says
-
-    @abstractmethod
-    def _shake_hands(self, settings: ConnectionSettings, deadline: float | None) -> None:
-        """Log in.
-
-        :param deadline: as :func:`carrot.deadline.now` counts; the thread's deadline is the same.
-        """
-
-    @abstractmethod
-    def _feed(self, data: bytes) -> None:
-        """Take in what has come, in pieces of any size, and hand it to whom it is for."""
-
-    @abstractmethod
-    def _close_channels(self) -> None:
-        """The connection is gone: no channel is open any more."""
-
-    @abstractmethod
-    def _say_goodbye(self, deadline: float | None) -> None:
-        """End the connection as the protocol has it, and wait for the broker's answer.
-
-        :param deadline: as :func:`carrot.deadline.now` counts; the thread's deadline is the same.
-        """
-
-    def _refusal(self, request: int | None) -> CarrotError | None:
-        """A new error for a thread over whose *request* the broker closed the connection.
-
-        :param request: the driver's number of it; None: a message was published.
-        :returns: None: the connection is not lost, or not over this request.
-        """
-        return None
-
-    def _large(self) -> tuple[int, int] | None:
-        """The largest content that is arriving: bytes so far, and in all; None: there is none.
-
-        One that fits in a frame doesn't count: where small messages come, there may always be one.
-        """
-        return None
-
-    @classmethod
-    @abstractmethod
-    def _connection_failed(
-        cls, settings: ConnectionSettings, where: str, cause: Exception
-    ) -> CarrotError:
-        """Why connecting failed, and what to do about it."""
-
-    # -- opening
-
-    @classmethod
-    def open(cls, settings: ConnectionSettings) -> Self:
-        refuse_eventlet()
-        where = cls._place(settings)
-        deadline = Deadline.after(settings.connect_timeout)
-        transport = None
-        try:
-            transport = cls(cls._dial(settings, deadline), settings, where)
-            with bounded_by(deadline):
-                transport._shake_hands(settings, deadline.at)
-        except BaseException as exc:
-            if transport is not None:
-                transport.lose(ConnectionAbortedError("it could not be opened"))
-            if isinstance(exc, ConfigurationError) or not isinstance(exc, (OSError, CarrotError)):
-                raise
-            # The reason behind a ConnectionLost: this connection never was.
-            cause = exc.__cause__ if isinstance(exc, ConnectionLost) else exc
-            failure = cause if isinstance(cause, Exception) else exc
-            if isinstance(exc, OperationTimeout):
-                failure = TimeoutError()
-            raise cls._connection_failed(settings, where, failure) from exc
-        return transport
-
-    @classmethod
-    def _port(cls, settings: ConnectionSettings) -> int:
-        port = settings.port or (cls.default_tls_port if settings.ssl else cls.default_port)
-        assert port is not None
-        return port
-
-    @classmethod
-    def _place(cls, settings: ConnectionSettings) -> str:
-        """Host, port and virtual host, for errors."""
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        return f"{host}:{cls._port(settings)}, virtual host {settings.virtual_host!r}"
-
-    @classmethod
-    def _dial(cls, settings: ConnectionSettings, deadline: Deadline) -> ByteStream:
-        """The link to the broker, over which the handshake goes.
-
-        :raises OSError: it can't be made.
-        """
-        return link_module.connect(settings, cls._port(settings), deadline)
+        self._ending = threading.Lock()
+        self._turns = SharedReader(self._read_once, self._news.tell_all)
 
     # -- alive or not
 
     def lose(self, cause: Exception) -> None:
         """The connection is gone, for everybody; the first reason counts."""
-        with self._numbers:
+        with self._ending:
             if self._lost is not None:
                 return
             # First: whatever comes between, it is never taken for open.
-            self.is_open = False
-            self._lost = remedies.connection_lost(self._where, cause)
+            self._owner.is_open = False
+            self._lost = remedies.connection_lost(self.where, cause)
             self._lost.__cause__ = cause
             self._writer.is_closed = True
-            self._close_channels()
+            self.session.close_channels()
         # It wakes the reading thread, which then wakes the others.
         self._link.close()
+        # A reading that fails is the last one, and tells nothing.
+        self._news.tell_all()
 
     def raise_lost(self) -> None:
         """Say why the connection is gone, if it is."""
@@ -221,19 +110,17 @@ class StreamTransport(BaseTransport):
             # A new object for each: a traceback belongs to one thread.
             raise ConnectionLost(str(self._lost)) from self._lost.__cause__
 
-    def _raise_lost(self) -> None:  # the name that drivers use
-        self.raise_lost()
-
     # -- reading
 
     def wait_for(self, ready: Callable[[], object], timeout: float | None = None) -> None:
+        """As of :class:`~carrot.backends.base.BaseTransport`."""
         self._flush_before(ready)
         if not self._turns.wait_for(ready, timeout):
-            raise OperationTimeout(f"nothing came from {self._where} within {describe(timeout)}")
+            raise OperationTimeout(f"nothing came from {self.where} within {describe(timeout)}")
 
     def _flush_before(self, ready: Callable[[], object]) -> None:
         # The thread that has the turn may have flushed before this was kept back.
-        if self._writer.keeps_something and not ready():
+        if self._writer.kept and not ready():
             self._writer.flush_if_room()
 
     def wait_for_answer(
@@ -259,11 +146,11 @@ class StreamTransport(BaseTransport):
         :raises ConnectionLost: the connection is gone.
         """
         self._flush_before(ready)
-        begun = now()
         try:
             # What fits into the system's queue at once arrives soon; looking would cost more.
-            if self._writer.is_draining or not self._turns.wait_for(ready, remaining(patience)):
-                self._wait_while_moving(ready, patience, begun)
+            waited = 0.0 if self._writer.is_draining else remaining(patience)
+            if self._writer.is_draining or not self._turns.wait_for(ready, waited):
+                self._wait_while_moving(ready, patience, now() - (waited or 0.0))
         except ConnectionLost:
             self._raise_refusal(request)
             raise
@@ -294,21 +181,23 @@ class StreamTransport(BaseTransport):
 
     def arrived(self) -> int:
         """Bytes of a large content that is arriving; 0: there is none."""
-        progress = self._large()
+        progress = self.session.large()
         return 0 if progress is None else progress[0]
 
     def _late(self, patience: float | None) -> OperationTimeout:
         """The error for an answer that didn't come in time."""
-        if (progress := self._large()) is not None:
+        if (progress := self.session.large()) is not None:
             came = describe_progress(*progress)
             return OperationTimeout(
-                f"{came} came from {self._where}, then nothing for {describe(patience)}"
+                f"{came} came from {self.where}, then nothing for {describe(patience)}"
             )
-        return OperationTimeout(f"nothing came from {self._where} within {describe(patience)}")
+        return OperationTimeout(f"nothing came from {self.where} within {describe(patience)}")
 
     def _raise_refusal(self, request: int | None) -> None:
-        if (refusal := self._refusal(request)) is not None:
-            raise refusal
+        if self._lost is not None:
+            refusal = self.session.refusal(self._lost.__cause__, request)
+            if refusal is not None:
+                raise refusal
 
     def look(self) -> None:
         """Take in what has arrived, if nobody has lately: the end of the connection, perhaps."""
@@ -319,12 +208,14 @@ class StreamTransport(BaseTransport):
     def _read_once(self, timeout: float | None) -> None:
         """Read what there is, waiting for it at most *timeout* seconds."""
         self.raise_lost()
-        self._writer.flush_if_room()
-        if self._heartbeat:
-            timeout = shorter(timeout, self._heart.patience)
+        if self._writer.kept:
+            self._writer.flush_if_room()
+        heart = self._heart
+        if heart.interval:
+            timeout = shorter(timeout, heart.patience)
         try:
             if not self._link.wait(timeout):
-                self._heart.check()
+                heart.check()
                 return
         except (OSError, ValueError) as exc:
             self.lose(exc)
@@ -341,8 +232,8 @@ class StreamTransport(BaseTransport):
                 raise ConnectionResetError("the broker hung up")
             self._heart.last_read = self._last_look = now()
             self.is_silent = False
-            self._feed(data)
-        except self.breaks_with as exc:
+            self.session.feed(data)
+        except self.session.breaks_with as exc:
             self.lose(exc)
             self.raise_lost()
         except BaseException as exc:
@@ -350,21 +241,33 @@ class StreamTransport(BaseTransport):
             self.lose(ConnectionAbortedError(f"{type(exc).__name__} interrupted a read"))
             raise
 
-    def _tell_blocked(self) -> None:
-        # In a thread of its own: the one that reads may be in the middle of a request. As the
-        # interpreter ends there may be no such thread, and nobody to be told.
-        if self._blocked_news:
-            signal_safe.try_to_start(threading.Thread(target=self._tell_news, daemon=True))
-
-    def _tell_news(self) -> None:
-        with self._telling:
-            while self._blocked_news:
-                self.tell_blocked(self._blocked_news.popleft())
-
     def interrupt(self) -> None:
+        """Make threads in :meth:`wait_for` ask ``ready()`` again. Safe in a signal handler."""
         self._link.wake()
 
+    # -- what the program is told
+
+    @property
+    def blocked(self) -> str | None:
+        """Why the broker takes no messages at present; None: it does."""
+        return self._owner.blocked
+
+    def block(self, reason: str | None) -> None:
+        """The broker takes no messages, for that reason; None: it does again."""
+        self._owner.blocked = reason
+        self._news.add(partial(self._owner.tell_blocked, reason))
+
+    def tell_soon(self, tell: Callable[[], object]) -> None:
+        """Call *tell* in another thread, which holds no lock, when nobody is reading any more."""
+        self._news.add(tell)
+        if not self._turns.is_taken:
+            self._news.tell_all()
+
     # -- writing
+
+    def write_if_room(self, data: bytes) -> None:
+        """Send *data*, as far as that goes without waiting for room, or for another thread."""
+        self._writer.write_if_room(data)
 
     def answer(self, data: bytes) -> None:
         """Send *data* soon, from the thread that reads, which waits for no other."""
@@ -381,14 +284,23 @@ class StreamTransport(BaseTransport):
         """Let what was kept back be sent, without waiting for it."""
         self._writer.flush_soon()
 
-    def _start_heart(self) -> None:
-        """Send signs of life from now on, if any were agreed."""
-        self._heart.interval = self._heartbeat
+    @property
+    def heartbeat(self) -> float:
+        """Seconds in which each end gives a sign of life, as agreed; 0: none."""
+        return self._heart.interval
+
+    def start_heart(self, interval: float) -> None:
+        """Send signs of life from now on.
+
+        :param interval: seconds in which this end, and the broker, must give one; 0: none.
+        """
+        self._heart.interval = interval
         self._heart.start()
 
     # -- closing
 
     def close(self, timeout: float | None = None) -> None:
+        """Say goodbye and hang up, within *timeout* seconds; None: the operation timeout."""
         if self._lost is not None:
             return
         patience = self.operation_timeout if timeout is None else timeout
@@ -399,10 +311,11 @@ class StreamTransport(BaseTransport):
         self._link.set_write_timeout(patience)
         # A write that hangs is not waited for any longer: hanging up ends it.
         with suppress(CarrotError), bounded_by(deadline):
-            self._say_goodbye(deadline.at)
+            self.session.say_goodbye(deadline)
         self.lose(ConnectionAbortedError("it was closed here"))
 
     def finish(self, timeout: float) -> None:
+        """The interpreter ends: see that the broker gets what is kept back."""
         if self._lost is not None:
             return
         if self._turns.is_taken:
@@ -415,14 +328,15 @@ class StreamTransport(BaseTransport):
         self.close(timeout)
 
     def after_fork_in_child(self) -> None:
-        self._renew_locks()
-        self.is_open = False
+        """The connection is the parent's: it is not open here, and not a word is sent."""
+        self._make_turns()
+        self._news.renew_locks()
+        self._writer.renew_locks()
+        self.session.renew_locks()
+        self._owner.is_open = False
         self._lost = ConnectionLost("the connection is the parent process's")
-        self._close_channels()
+        self.session.close_channels()
         self._link.abandon()
-
-    def disown(self) -> None:
-        self.after_fork_in_child()
 
 
 def _never() -> bool:

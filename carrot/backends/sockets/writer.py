@@ -51,6 +51,7 @@ class StreamWriter:
     :param where: host, port and virtual host, for errors.
     :ivar is_closed: nothing is written any more; the connection sets it.
     :ivar is_writing_on: a thread is in the middle of a write, and waits for room.
+    :ivar kept: what is kept back, in order; others only look whether there is anything.
     :ivar last_write: when something was written last.
     :ivar is_draining: the last large write may still be on its way.
     """
@@ -60,14 +61,14 @@ class StreamWriter:
         self._connection = connection
         self._where = where
         self.is_closed = False
-        self._kept: list[bytes] = []
+        self.kept: list[bytes] = []
         self._kept_size = 0
         self._flush_is_due = False
         self.last_write = now()
         self.is_draining = False
-        self.renew_lock()
+        self.renew_locks()
 
-    def renew_lock(self) -> None:
+    def renew_locks(self) -> None:
         """Make the lock, also in a forked child, whose parent's threads may hold the old one."""
         self._lock = threading.Lock()
         self._turn_is_over = threading.Condition(self._lock)
@@ -93,7 +94,7 @@ class StreamWriter:
                 if self.is_closed or (channel is not None and not channel.is_open):
                     self._refuse(channel)
                 has_begun = True
-                if self._kept:
+                if self.kept:
                     data = self._take_kept() + data
                 sent = self._link.send(data)
                 if sent == len(data):
@@ -149,22 +150,17 @@ class StreamWriter:
 
     # -- kept back
 
-    @property
-    def keeps_something(self) -> bool:
-        """Whether something is kept back."""
-        return bool(self._kept)
-
     def _take_kept(self) -> bytes:
         """What was kept back, under the lock; :meth:`answer` may add to it meanwhile."""
-        count = len(self._kept)
-        data = b"".join(self._kept[:count])
-        del self._kept[:count]
+        count = len(self.kept)
+        data = b"".join(self.kept[:count])
+        del self.kept[:count]
         self._kept_size = 0
         return data
 
     def answer(self, data: bytes) -> None:
         """Send *data* soon, from the thread that reads, which waits for no other."""
-        self._kept.append(data)
+        self.kept.append(data)
         self.flush_soon()
 
     def write_with_others(self, data: bytes, channel: Writer) -> None:
@@ -172,7 +168,7 @@ class StreamWriter:
         with self._lock:
             if self.is_closed or not channel.is_open:
                 self._refuse(channel)
-            self._kept.append(data)
+            self.kept.append(data)
             self._kept_size += len(data)
         if self._kept_size >= LARGE_WRITE:
             self.flush()
@@ -188,7 +184,7 @@ class StreamWriter:
         with self._lock:
             if self.is_closed or not channel.is_open:
                 self._refuse(channel)
-            self._kept.append(data)
+            self.kept.append(data)
         if not self._flush_is_due:
             self.flush_soon()
 
@@ -197,7 +193,7 @@ class StreamWriter:
 
         :raises ConnectionLost: the connection is gone.
         """
-        if self._kept:
+        if self.kept:
             self.write(b"")
 
     def flush_soon(self, delay: float = ACK_DELAY) -> None:
@@ -225,14 +221,13 @@ class StreamWriter:
 
     def flush_if_room(self) -> None:
         """Send what was kept back, as far as that goes without waiting."""
-        if self._kept:
-            if not self._lock.locked():
-                with self._lock:
-                    self._write_what_fits(b"")
-            self._try_again()
+        if not self._lock.locked():
+            with self._lock:
+                self._write_what_fits(b"")
+        self._try_again()
 
     def _try_again(self) -> None:
-        if self._kept and not self.is_closed:
+        if self.kept and not self.is_closed:
             self.flush_soon(NO_ROOM_DELAY)  # another thread was writing, or there was no room
 
     def write_if_room(self, data: bytes) -> None:
@@ -250,7 +245,7 @@ class StreamWriter:
         try:
             data = self._take_kept() + data
             if data and (rest := self._link.write_if_room(data)):
-                self._kept.insert(0, rest)
+                self.kept.insert(0, rest)
                 self._kept_size = len(rest)
             self.last_write = now()
         except (OSError, ValueError):

@@ -17,12 +17,11 @@ except ModuleNotFoundError as exc:
 
 from carrot.backends.base import BaseMessage as Message
 from carrot.backends.zeromq.backend import Backend
-from carrot.backends.zeromq.transport import Transport
 
 if TYPE_CHECKING:
     from carrot.server.broker import Broker
 
-__all__ = ["Backend", "Broker", "Message", "Transport"]
+__all__ = ["Backend", "Broker", "Message"]
 
 
 def __getattr__(name: str) -> Any:

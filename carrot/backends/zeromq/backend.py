@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from carrot.backends.base import Capabilities
 from carrot.backends.seam.backend import Backend as SeamBackend
-from carrot.backends.zeromq.transport import Transport
+from carrot.backends.zeromq.connector import Connector
 
 
 class Backend(SeamBackend):
     """A channel on a ZeroMQ broker, for any number of threads."""
 
-    transport_cls = Transport
+    connector = Connector()
     capabilities = Capabilities(thread_safe=True)

@@ -1,49 +1,44 @@
-"""Transport: a connection to ActiveMQ, for any number of threads; see StreamTransport."""
+"""Session: STOMP 1.2 over a stream: the login, the receipts, and what comes in for the channels."""
 
 from __future__ import annotations
 
 import itertools
-import time
-from dataclasses import replace
-from typing import ClassVar, Self
+import threading
 
 from stomp.utils import calculate_heartbeats
 
+from carrot import logs
 from carrot.backends.pystomp.channel import Channel
-from carrot.backends.pystomp.declared_topology import declared_at
-from carrot.backends.pystomp.errors import ErrorFrame, connection_failed, refusal, text_of
+from carrot.backends.pystomp.declared_topology import DeclaredTopology
+from carrot.backends.pystomp.errors import ErrorFrame, refusal, text_of
 from carrot.backends.pystomp.frames import HEARTBEAT as HEARTBEAT_BYTES
 from carrot.backends.pystomp.frames import Decoder, Frame, FramingError, encode
-from carrot.backends.sockets.socket import SocketStream
-from carrot.backends.sockets.stream import HEARTBEAT, StreamTransport
-from carrot.deadline import spelled
-from carrot.exceptions import (
-    CarrotError,
-    ChannelError,
-    ConfigurationError,
-    ConnectionFailed,
-    ConnectionLost,
-    OperationTimeout,
-)
+from carrot.backends.sockets.session import HEARTBEAT, StreamSession, StreamView
+from carrot.deadline import Deadline, describe
+from carrot.exceptions import ChannelError, ConfigurationError, OperationTimeout
 from carrot.settings import ConnectionSettings
 
+#: What the log names as the channel of what concerns the connection itself.
+CONNECTION = "0"
 
-class Transport(StreamTransport):
-    """A connection and its channels: STOMP has none, so each has names of its own for what it does.
+
+class Session(StreamSession):
+    """A login at a broker, and its channels: STOMP has none, so each has names of its own.
 
     Receipts are asked for by ``r`` and a number (requests), or ``p``, the channel's number and the
-    message's (confirms); subscriptions are the channel's number and one of theirs.
+    message's (confirms); subscriptions are the channel's number and one of theirs. ``_numbers``
+    guards which channels there are.
+
+    :param declared: what this process has declared at the broker.
     """
 
-    default_port: ClassVar[int | None] = 61613
-    default_tls_port: ClassVar[int | None] = 61614
-    breaks_with = (*StreamTransport.breaks_with, FramingError, ErrorFrame)
+    breaks_with = (*StreamSession.breaks_with, FramingError, ErrorFrame)
     heartbeat_bytes = HEARTBEAT_BYTES
 
-    def __init__(self, link: SocketStream, settings: ConnectionSettings, where: str) -> None:
-        super().__init__(link, settings, where)
-        self.declared = declared_at(settings.host, settings.port, settings.virtual_host)
-        self.virtual_host = settings.virtual_host
+    def __init__(self, stream: StreamView, declared: DeclaredTopology) -> None:
+        super().__init__()
+        self.declared = declared
+        self._stream = stream
         self._decoder = Decoder()
         self._connected: Frame | None = None
         self._channels: dict[str, Channel] = {}
@@ -51,25 +46,14 @@ class Transport(StreamTransport):
         self._receipt_numbers = itertools.count(1)
         # None until the answer is there; then whether it is an objection.
         self._answers: dict[str, ChannelError | bool | None] = {}
+        self.renew_locks()
 
-    # -- opening and closing
+    def renew_locks(self) -> None:
+        self._numbers = threading.Lock()
 
-    @classmethod
-    def open(cls, settings: ConnectionSettings) -> Self:
-        begun = time.monotonic()
-        try:
-            return super().open(settings)
-        except ConnectionFailed as exc:
-            # ActiveMQ hangs up now and then (once in 600 refused logins) before its ERROR is out:
-            # then nobody knows why, so ask again.
-            if not _was_hung_up_on(exc):
-                raise
-        if settings.connect_timeout is not None:
-            left = settings.connect_timeout - (time.monotonic() - begun)
-            settings = replace(settings, connect_timeout=max(0.1, round(left, 1)))
-        return super().open(settings)
+    # -- the login
 
-    def _shake_hands(self, settings: ConnectionSettings, deadline: float | None) -> None:
+    def shake_hands(self, settings: ConnectionSettings, deadline: Deadline) -> None:
         """STOMP 1.2, "Connecting" and "Heart-beating"."""
         host = settings.host if settings.virtual_host == "/" else settings.virtual_host
         beat = int((HEARTBEAT if settings.heartbeat is None else settings.heartbeat) * 1000)
@@ -79,40 +63,31 @@ class Transport(StreamTransport):
                 raise ConfigurationError(
                     f"{name} has a line break, or NUL, which STOMP can't carry"
                 )
-        self.write(
+        self._stream.write(
             encode(
                 "CONNECT",
                 {"accept-version": "1.2", "heart-beat": f"{beat},{beat}", **login},
                 escape=False,
             )
         )
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
-        self.wait_for(lambda: self._connected is not None, timeout)
+        logs.method_sent("CONNECT", CONNECTION)
+        self._stream.wait_for(lambda: self._connected is not None, deadline.left)
         assert self._connected is not None
+        logs.method_received("CONNECTED", CONNECTION)
         headers = self._connected.headers()
         if headers.get("version") != "1.2":
             raise FramingError(f"the broker speaks STOMP {headers.get('version', '1.0')}, not 1.2")
         ours = theirs = 0
         if "heart-beat" in headers:
             ours, theirs = calculate_heartbeats(headers["heart-beat"].split(","), (beat, beat))
-        self._heartbeat = max(ours, theirs) / 1000 if ours and theirs else 0.0
-        self._start_heart()
+        self._stream.start_heart(max(ours, theirs) / 1000 if ours and theirs else 0.0)
 
-    def _say_goodbye(self, deadline: float | None) -> None:
-        timeout = None if deadline is None else max(0.0, deadline - time.monotonic())
+    def say_goodbye(self, deadline: Deadline) -> None:
         receipt = self.new_receipt()
-        self.write(encode("DISCONNECT", {"receipt": receipt}))
-        self.await_receipt(receipt, "DISCONNECT", timeout)
-
-    def _close_channels(self) -> None:
-        for channel in list(self._channels.values()):
-            channel.is_open = False
-
-    @classmethod
-    def _connection_failed(
-        cls, settings: ConnectionSettings, where: str, cause: Exception
-    ) -> CarrotError:
-        return connection_failed(settings, where, cause)
+        self._stream.write(encode("DISCONNECT", {"receipt": receipt}))
+        logs.method_sent("DISCONNECT", CONNECTION)
+        self.await_receipt(receipt, "DISCONNECT", deadline.left)
+        logs.method_received("RECEIPT", CONNECTION)
 
     # -- asking
 
@@ -122,18 +97,19 @@ class Transport(StreamTransport):
         self._answers[receipt] = None
         return receipt
 
-    def await_receipt(self, receipt: str, command: str, timeout: float | None) -> None:
+    def await_receipt(self, receipt: str, command: str, patience: float | None) -> None:
         """Wait for the answer to what *command* asked, by a receipt of that name.
 
+        :param patience: how long nothing may move, in seconds; None: for ever.
         :raises ChannelError: the broker refused.
         :raises OperationTimeout: no answer in time.
         """
         try:
-            self.wait_for(lambda: self._answers[receipt] is not None, timeout)
+            self._stream.wait_for_answer(lambda: self._answers[receipt] is not None, patience)
         except OperationTimeout as exc:
-            self.is_silent = True
+            self._stream.is_silent = True
             raise OperationTimeout(
-                f"the broker didn't answer {command} within {spelled(timeout)}"
+                f"the broker didn't answer {command} within {describe(patience)}"
             ) from exc
         answer = self._answers[receipt]
         if isinstance(answer, ChannelError):
@@ -145,7 +121,7 @@ class Transport(StreamTransport):
 
     # -- what comes in
 
-    def _feed(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> None:
         channels = self._channels
         for frame in self._decoder.feed(data):
             if frame.command == b"MESSAGE":
@@ -183,11 +159,10 @@ class Transport(StreamTransport):
     # -- channels
 
     def channel(self) -> Channel:
-        """A new channel of the driver's own."""
         with self._numbers:
-            self._raise_lost()
+            self._stream.raise_lost()
             number = str(next(self._channel_numbers))
-            channel = self._channels[number] = Channel(self, number)
+            channel = self._channels[number] = Channel(self._stream, self, number)
         self.declared.attach(channel)
         return channel
 
@@ -199,7 +174,7 @@ class Transport(StreamTransport):
         """The channel of that number is closed."""
         self._channels.pop(number, None)
 
-
-def _was_hung_up_on(error: ConnectionFailed) -> bool:
-    lost = error.__cause__
-    return isinstance(lost, ConnectionLost) and isinstance(lost.__cause__, ConnectionResetError)
+    def close_channels(self) -> None:
+        with self._numbers:
+            for channel in list(self._channels.values()):
+                channel.is_open = False

@@ -1,4 +1,4 @@
-"""StreamTransport over a link that a test controls: turns, answers, refusals, the end."""
+"""A stream over a link that a test controls: turns, answers, refusals, the end."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from pamqp import commands, frame
 
 from carrot import exits, signal_safe
 from carrot.backends.amqp.framing import HEARTBEAT_FRAME
-from carrot.backends.amqp.transport import Transport
+from carrot.backends.amqp.session import Session
 from carrot.backends.sockets import heart, writer
 from carrot.backends.sockets.poll import READ, SelectorPoll
 from carrot.backends.sockets.socket import describe_progress
+from carrot.backends.sockets.stream import Stream
 from carrot.backends.sockets.timer import Timer
+from carrot.backends.sockets.transport import StreamTransport
 from carrot.deadline import Deadline, bounded_by, now
 from carrot.exceptions import BrokerRefused, ConnectionLost, OperationTimeout
 from carrot.settings import ConnectionSettings
+from tests.conftest import Watching
 from tests.waiting import eventually
 
 CONSUME, DECLARE = commands.Basic.Consume.index, commands.Exchange.Declare.index
@@ -93,10 +96,15 @@ def link() -> FakeLink:
 
 
 @pytest.fixture
-def transport(link: FakeLink) -> Iterator[Transport]:
-    transport = Transport(link, ConnectionSettings(), "there")
+def transport(link: FakeLink) -> Iterator[StreamTransport]:
+    transport = StreamTransport(link, ConnectionSettings(), "there", Session)
     yield transport
-    transport.lose(ConnectionAbortedError("the test is over"))
+    transport.stream.lose(ConnectionAbortedError("the test is over"))
+
+
+@pytest.fixture
+def stream(transport: StreamTransport) -> Stream:
+    return transport.stream
 
 
 @contextmanager
@@ -116,48 +124,48 @@ def close_over(code: int, text: str, method: int) -> bytes:
 
 
 def test_a_write_waits_for_anothers_until_the_deadline_and_leaves_nothing(
-    link: FakeLink, transport: Transport
+    link: FakeLink, stream: Stream, transport: StreamTransport
 ) -> None:
     link.has_room.clear()
-    with in_thread(lambda: transport.write(b"slow")):
+    with in_thread(lambda: stream.write(b"slow")):
         assert link.is_stuck.wait(5)
         begun = now()
 
         with bounded_by(Deadline.after(0.1)), pytest.raises(OperationTimeout, match=r"0\.1 sec"):
-            transport.write(b"late")
+            stream.write(b"late")
 
         assert now() - begun < 1
         link.has_room.set()
-    transport.write(b"next")
+    stream.write(b"next")
     assert link.written == [b"slow", b"next"]
     assert transport.is_open
 
 
-def test_a_write_goes_on_when_anothers_is_over(link: FakeLink, transport: Transport) -> None:
+def test_a_write_goes_on_when_anothers_is_over(link: FakeLink, stream: Stream) -> None:
     link.has_room.clear()
-    with in_thread(lambda: transport.write(b"first")):
+    with in_thread(lambda: stream.write(b"first")):
         assert link.is_stuck.wait(5)
-        with in_thread(lambda: transport.write(b"second")):
+        with in_thread(lambda: stream.write(b"second")):
             link.has_room.set()
 
     assert link.written == [b"first", b"second"]
 
 
-def test_no_lock_is_held_while_a_write_waits_for_room(link: FakeLink, transport: Transport) -> None:
+def test_no_lock_is_held_while_a_write_waits_for_room(link: FakeLink, stream: Stream) -> None:
     link.has_room.clear()
-    with in_thread(lambda: transport.write(b"slow")):
+    with in_thread(lambda: stream.write(b"slow")):
         assert link.is_stuck.wait(5)
 
-        assert not transport._writer._lock.locked()
-        assert not transport._numbers.locked()
-        transport._writer.write_if_room(HEARTBEAT_FRAME)  # the timer comes by, and goes
+        assert not stream._writer._lock.locked()
+        assert not stream._ending.locked()
+        stream._writer.write_if_room(HEARTBEAT_FRAME)  # the timer comes by, and goes
 
         link.has_room.set()
     assert link.written == [b"slow"]
 
 
 def test_an_interrupt_in_a_write_ends_the_connection_and_frees_the_turn(
-    link: FakeLink, transport: Transport, monkeypatch: pytest.MonkeyPatch
+    link: FakeLink, stream: Stream, transport: StreamTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(data: bytes, sent: int = 0) -> None:
         raise KeyboardInterrupt
@@ -166,27 +174,27 @@ def test_an_interrupt_in_a_write_ends_the_connection_and_frees_the_turn(
     monkeypatch.setattr(link, "write", interrupted)
 
     with pytest.raises(KeyboardInterrupt):
-        transport.write(b"half")
+        stream.write(b"half")
 
     assert not transport.is_open
     with pytest.raises(ConnectionLost, match="KeyboardInterrupt interrupted a write"):
-        transport.write(b"next")
+        stream.write(b"next")
 
 
-def test_threads_that_wait_to_write_hear_of_the_end(link: FakeLink, transport: Transport) -> None:
+def test_threads_that_wait_to_write_hear_of_the_end(link: FakeLink, stream: Stream) -> None:
     link.has_room.clear()
     failures: list[Exception] = []
 
     def write() -> None:
         try:
-            transport.write(b"x")
+            stream.write(b"x")
         except ConnectionLost as exc:
             failures.append(exc)
 
-    with in_thread(lambda: transport.write(b"slow")):
+    with in_thread(lambda: stream.write(b"slow")):
         assert link.is_stuck.wait(5)
         with in_thread(write):
-            transport.lose(ConnectionResetError("gone"))
+            stream.lose(ConnectionResetError("gone"))
             link.has_room.set()
 
     assert len(failures) == 1
@@ -196,30 +204,28 @@ def test_threads_that_wait_to_write_hear_of_the_end(link: FakeLink, transport: T
 
 
 def test_an_answer_is_waited_for_while_its_request_is_still_going_out(
-    link: FakeLink, transport: Transport
+    link: FakeLink, stream: Stream
 ) -> None:
-    transport._writer.is_draining = True
+    stream._writer.is_draining = True
     link.queued.extend(range(12, 0, -1))  # one byte less at each look
     begun = now()
 
     with pytest.raises(OperationTimeout):
-        transport.wait_for_answer(lambda: False, 0.2)
+        stream.wait_for_answer(lambda: False, 0.2)
 
     assert 12 * 0.05 <= now() - begun < 12 * 0.05 + 0.2 + 1
 
 
-def test_a_request_that_went_out_has_its_patience_and_no_more(transport: Transport) -> None:
+def test_a_request_that_went_out_has_its_patience_and_no_more(stream: Stream) -> None:
     begun = now()
 
     with pytest.raises(OperationTimeout, match=r"nothing came from there within 0\.2 seconds"):
-        transport.wait_for_answer(lambda: False, 0.2)
+        stream.wait_for_answer(lambda: False, 0.2)
 
     assert 0.2 <= now() - begun < 1
 
 
-def test_heartbeats_do_not_prolong_the_wait_for_an_answer(
-    link: FakeLink, transport: Transport
-) -> None:
+def test_heartbeats_do_not_prolong_the_wait_for_an_answer(link: FakeLink, stream: Stream) -> None:
     is_over = threading.Event()
 
     def beat() -> None:
@@ -229,31 +235,31 @@ def test_heartbeats_do_not_prolong_the_wait_for_an_answer(
     begun = now()
     with in_thread(beat):
         with pytest.raises(OperationTimeout):
-            transport.wait_for_answer(lambda: False, 0.2)
+            stream.wait_for_answer(lambda: False, 0.2)
         is_over.set()
 
     assert now() - begun < 0.2 * 1.25 + 1
 
 
 def test_own_heartbeats_do_not_prolong_the_wait_for_an_answer(
-    link: FakeLink, transport: Transport
+    link: FakeLink, stream: Stream
 ) -> None:
     link.queued.extend([8, 0] * 100)  # one is on its way at every second look
     begun = now()
 
     with pytest.raises(OperationTimeout):
-        transport.wait_for_answer(lambda: False, 0.2)
+        stream.wait_for_answer(lambda: False, 0.2)
 
     assert now() - begun < 0.2 * 1.25 + 1
 
 
-def test_the_threads_deadline_bounds_the_whole_wait(link: FakeLink, transport: Transport) -> None:
-    transport._writer.is_draining = True
+def test_the_threads_deadline_bounds_the_whole_wait(link: FakeLink, stream: Stream) -> None:
+    stream._writer.is_draining = True
     link.queued.extend(range(1000, 0, -1))
     begun = now()
 
     with bounded_by(Deadline.after(0.2)), pytest.raises(OperationTimeout):
-        transport.wait_for_answer(lambda: False, 0.4)
+        stream.wait_for_answer(lambda: False, 0.4)
 
     assert now() - begun < 1
 
@@ -262,31 +268,31 @@ def test_the_threads_deadline_bounds_the_whole_wait(link: FakeLink, transport: T
 
 
 def test_a_request_over_which_the_connection_is_closed_is_refused(
-    link: FakeLink, transport: Transport
+    link: FakeLink, stream: Stream
 ) -> None:
     link.say(close_over(540, "NOT_IMPLEMENTED - no global qos", CONSUME))
 
     with pytest.raises(BrokerRefused, match="no global qos") as caught:
-        transport.wait_for_answer(lambda: False, 5, CONSUME)
+        stream.wait_for_answer(lambda: False, 5, CONSUME)
 
     assert caught.value.code == 540
     with pytest.raises(ConnectionLost):
-        transport.write(b"later")
+        stream.write(b"later")
 
 
 def test_each_thread_that_asked_the_same_gets_an_error_of_its_own(
-    link: FakeLink, transport: Transport
+    link: FakeLink, stream: Stream, transport: StreamTransport
 ) -> None:
     refusals: list[BrokerRefused] = []
 
     def ask() -> None:
         try:
-            transport.wait_for_answer(lambda: not transport.is_open, 5, CONSUME)
+            stream.wait_for_answer(lambda: not transport.is_open, 5, CONSUME)
         except BrokerRefused as exc:
             refusals.append(exc)
 
     with in_thread(ask), in_thread(ask):
-        eventually(lambda: transport._turns.is_taken)
+        eventually(lambda: stream._turns.is_taken)
         link.say(close_over(540, "NOT_IMPLEMENTED", CONSUME))
 
     first, second = refusals
@@ -299,30 +305,66 @@ def test_each_thread_that_asked_the_same_gets_an_error_of_its_own(
     ids=["another request", "a publish", "an operator", "a confused state"],
 )
 def test_what_is_not_a_refusal_of_this_request_is_a_loss(
-    link: FakeLink, transport: Transport, code: int, method: int, request_: int | None
+    link: FakeLink, stream: Stream, code: int, method: int, request_: int | None
 ) -> None:
     link.say(close_over(code, "CLOSED", method))
 
     with pytest.raises(ConnectionLost, match="CLOSED"):
-        transport.wait_for_answer(lambda: False, 5, request_)
+        stream.wait_for_answer(lambda: False, 5, request_)
 
 
 def test_a_refusal_that_names_no_method_concerns_every_request(
-    link: FakeLink, transport: Transport
+    link: FakeLink, stream: Stream
 ) -> None:
     link.say(close_over(503, "COMMAND_INVALID - unknown exchange type 'x'", 0))
 
     with pytest.raises(BrokerRefused, match="no exchange type 'x'"):
-        transport.wait_for_answer(lambda: False, 5, DECLARE)
+        stream.wait_for_answer(lambda: False, 5, DECLARE)
 
 
 def test_a_thread_that_only_waits_for_deliveries_is_not_refused(
-    link: FakeLink, transport: Transport
+    link: FakeLink, stream: Stream
 ) -> None:
     link.say(close_over(540, "NOT_IMPLEMENTED", CONSUME))
 
     with pytest.raises(ConnectionLost):
-        transport.wait_for(lambda: False, 5)
+        stream.wait_for(lambda: False, 5)
+
+
+# -- what the program is told
+
+
+def test_what_ends_the_connection_is_logged_when_nobody_is_reading(
+    link: FakeLink, stream: Stream, watching: Watching
+) -> None:
+    link.say(close_over(320, "CONNECTION_FORCED", 0))
+
+    with pytest.raises(ConnectionLost):
+        stream.wait_for(lambda: False, 5)
+
+    eventually(lambda: watching.texts == ["received Connection.Close on channel 0"])
+    assert not watching.held
+
+
+def test_a_block_is_known_at_once_and_told_in_another_thread(
+    link: FakeLink, stream: Stream, transport: StreamTransport
+) -> None:
+    told: list[tuple[str | None, int]] = []
+
+    class Watcher:
+        def on_blocked(self, reason: str | None) -> None:
+            told.append((reason, threading.get_ident()))
+
+    watcher = Watcher()
+    transport.watch(watcher.on_blocked)
+    link.say(frame.marshal(commands.Connection.Blocked("no disk"), 0))
+    stream.wait_for(lambda: transport.blocked, 5)
+    assert transport.blocked == stream.blocked == "no disk"
+    link.say(frame.marshal(commands.Connection.Unblocked(), 0))
+    stream.wait_for(lambda: transport.blocked is None, 5)
+
+    eventually(lambda: [reason for reason, _ in told] == ["no disk", None])
+    assert threading.get_ident() not in [ident for _, ident in told]
 
 
 # -- as the interpreter ends
@@ -345,36 +387,33 @@ def no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_threads")
-def test_without_a_timer_what_is_kept_back_goes_at_once(
-    link: FakeLink, transport: Transport
-) -> None:
-    transport._writer.last_write = now() + 60  # as if just now
+def test_without_a_timer_what_is_kept_back_goes_at_once(link: FakeLink, stream: Stream) -> None:
+    stream._writer.last_write = now() + 60  # as if just now
 
-    transport.write_soon(b"ack", Channel())
+    stream.write_soon(b"ack", Channel())
 
     assert link.written == [b"ack"]
 
 
 @pytest.mark.usefixtures("no_threads")
 def test_without_a_timer_the_thread_that_reads_sends_heartbeats(
-    link: FakeLink, transport: Transport
+    link: FakeLink, stream: Stream
 ) -> None:
-    transport._heartbeat = 0.2
-    transport._start_heart()
+    stream.start_heart(0.2)
 
     with pytest.raises((OperationTimeout, ConnectionLost)):
-        transport.wait_for(lambda: False, 0.35)
+        stream.wait_for(lambda: False, 0.35)
 
     assert HEARTBEAT_FRAME in link.written
 
 
 def test_after_the_exit_handler_nothing_is_kept_back(
-    link: FakeLink, transport: Transport, monkeypatch: pytest.MonkeyPatch
+    link: FakeLink, stream: Stream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exits, "has_run", True)
-    transport._writer.last_write = now() + 60
+    stream._writer.last_write = now() + 60
 
-    transport.write_soon(b"ack", Channel())
+    stream.write_soon(b"ack", Channel())
 
     assert link.written == [b"ack"]
 

@@ -1,21 +1,19 @@
-"""Transport: a connection to an AMQP broker, for any number of threads; see StreamTransport."""
+"""Session: AMQP 0-9-1 over a stream: the login, the channels, and what comes in for them."""
 
 from __future__ import annotations
 
 import math
 import platform
+import threading
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any
 
 from pamqp import base, commands
 
+from carrot import logs
 from carrot.backends.amqp.channel import Channel
-from carrot.backends.amqp.errors import (
-    ClosedByBroker,
-    FramingError,
-    LoginMethodNotOffered,
-    connection_failed,
-)
+from carrot.backends.amqp.errors import ClosedByBroker, FramingError, LoginMethodNotOffered
 from carrot.backends.amqp.framing import (
     ACK,
     DELIVER,
@@ -28,11 +26,10 @@ from carrot.backends.amqp.framing import (
 )
 from carrot.backends.amqp.methods import decode_method, encode_method
 from carrot.backends.amqp.tables import encode_table
-from carrot.backends.sockets.socket import ByteStream
-from carrot.backends.sockets.stream import HEARTBEAT, StreamTransport
+from carrot.backends.sockets.session import HEARTBEAT, StreamSession, StreamView
 from carrot.backends.transport import counts_returns
 from carrot.deadline import Deadline
-from carrot.exceptions import BrokerRefused, CarrotError, ConfigurationError
+from carrot.exceptions import BrokerRefused, ConfigurationError
 from carrot.remedies import CLOSED_OVER_A_REQUEST, broker_refused
 from carrot.settings import ConnectionSettings
 
@@ -42,33 +39,39 @@ PROTOCOL_HEADER = b"AMQP\x00\x00\x09\x01"
 #: What the handshake proposes; the broker may want less. RabbitMQ's own default.
 FRAME_MAX = 131072
 CHANNEL_MAX = 2047
+#: The number of the connection itself among its channels.
+CONNECTION = 0
 
 
-class Transport(StreamTransport):
-    """A connection and its channels."""
+class Session(StreamSession):
+    """A login at a broker, and its channels. ``_numbers`` guards which channel has which number.
 
-    breaks_with = (*StreamTransport.breaks_with, FramingError, ClosedByBroker)
+    :param message_max: bytes that the body of a message may have; None: the broker says.
+    :ivar frame_max: bytes of a frame, at most.
+    """
+
+    breaks_with = (*StreamSession.breaks_with, FramingError, ClosedByBroker)
     heartbeat_bytes = HEARTBEAT_FRAME
-    default_port: ClassVar[int | None] = 5672
-    default_tls_port: ClassVar[int | None] = 5671
-    #: Bytes that the body of a message may have; None: the broker says.
-    message_max: ClassVar[int | None] = None
 
-    def __init__(self, link: ByteStream, settings: ConnectionSettings, where: str) -> None:
-        super().__init__(link, settings, where)
+    def __init__(self, stream: StreamView, message_max: int | None = None) -> None:
+        super().__init__()
         self.frame_max = FRAME_MAX
+        self._stream = stream
+        self._message_max = message_max
         self._channel_max = CHANNEL_MAX
         self._channels: dict[int, Channel] = {}
         self._decoder = Decoder(FRAME_MAX)
         self._answer: base.Frame | None = None
-        #: The method over which the broker has closed the connection; 0: none, or it doesn't say.
-        self._closed_over = 0
+        self.renew_locks()
 
-    # -- opening
+    def renew_locks(self) -> None:
+        self._numbers = threading.Lock()
 
-    def _shake_hands(self, settings: ConnectionSettings, deadline: float | None) -> None:
+    # -- the login
+
+    def shake_hands(self, settings: ConnectionSettings, deadline: Deadline) -> None:
         """AMQP 0-9-1, section 2.2.4: start, tune, open."""
-        self.write(PROTOCOL_HEADER)
+        self._stream.write(PROTOCOL_HEADER)
         start = self._expect(commands.Connection.Start, deadline)
         self.counts_returns = counts_returns((start.server_properties or {}).get("version"))
         mechanism, response = _credentials(settings, start.mechanisms)
@@ -83,35 +86,42 @@ class Transport(StreamTransport):
         self.frame_max = min(tune.frame_max or FRAME_MAX, FRAME_MAX)
         self._channel_max = min(tune.channel_max or CHANNEL_MAX, CHANNEL_MAX)
         self._decoder.frame_max = self.frame_max
-        self._heartbeat = float(
+        heartbeat = float(
             HEARTBEAT if settings.heartbeat is None else math.ceil(settings.heartbeat)
         )
-        if self._heartbeat and tune.heartbeat:
-            self._heartbeat = min(self._heartbeat, float(tune.heartbeat))
+        if heartbeat and tune.heartbeat:
+            heartbeat = min(heartbeat, float(tune.heartbeat))
         self._send(
             commands.Connection.TuneOk,
             channel_max=self._channel_max,
             frame_max=self.frame_max,
-            heartbeat=int(self._heartbeat),
+            heartbeat=int(heartbeat),
         )
         self._send(commands.Connection.Open, virtual_host=settings.virtual_host)
         self._expect(commands.Connection.OpenOk, deadline)
-        self._start_heart()
+        self._stream.start_heart(heartbeat)
+
+    def say_goodbye(self, deadline: Deadline) -> None:
+        self._send(commands.Connection.Close, reply_code=200)
+        self._expect(commands.Connection.CloseOk, deadline)
 
     def _send(self, method: type[base.Frame], **arguments: Any) -> None:
-        self.write(encode_method(method, 0, **arguments))
+        """Send a method of the connection itself."""
+        self._stream.write(encode_method(method, CONNECTION, **arguments))
+        logs.method_sent(method.name, CONNECTION)
 
-    def _expect(self, method: type[base.Frame], deadline: float | None) -> Any:
+    def _expect(self, method: type[base.Frame], deadline: Deadline) -> Any:
         """Wait for a method of the connection itself."""
-        self.wait_for(lambda: self._answer is not None, Deadline(deadline).left)
+        self._stream.wait_for(lambda: self._answer is not None, deadline.left)
         answer, self._answer = self._answer, None
         if not isinstance(answer, method):
             raise FramingError(f"expected {method.name}, and {answer!r} came")
+        logs.method_received(method.name, CONNECTION)
         return answer
 
     # -- what comes in
 
-    def _feed(self, data: bytes) -> None:
+    def feed(self, data: bytes) -> None:
         self._handle(self._decoder.feed(data))
 
     def _handle(self, events: Iterable[Event]) -> None:
@@ -125,7 +135,7 @@ class Transport(StreamTransport):
             channel = self._channels.get(number)
             deliver = None
             if channel is None:
-                if number == 0:
+                if number == CONNECTION:
                     self._handle_own(decode_method(event.method, event.arguments))
                 # Else: of a channel that was given up.
             elif event.method == DELIVER:
@@ -135,31 +145,37 @@ class Transport(StreamTransport):
                 channel.handle(event)
 
     def _handle_own(self, command: base.Frame) -> None:
+        """Take a method of the connection itself."""
         if isinstance(command, commands.Connection.Close):
             # The broker may hang up first, and that must not become the reason.
-            self._writer.write_if_room(encode_method(commands.Connection.CloseOk, 0))
+            self._stream.write_if_room(encode_method(commands.Connection.CloseOk, CONNECTION))
+            self._note_received(command)
             method = command.class_id or 0, command.method_id or 0
-            self._closed_over = method[0] << 16 | method[1]
             raise ClosedByBroker(command.reply_code or 0, command.reply_text, method)
         if isinstance(command, commands.Connection.Blocked):
-            self.blocked = command.reason or "no reason given"
-            self._blocked_news.append(self.blocked)
+            self._note_received(command)
+            self._stream.block(command.reason or "no reason given")
         elif isinstance(command, commands.Connection.Unblocked):
-            self.blocked = None
-            self._blocked_news.append(None)
+            self._note_received(command)
+            self._stream.block(None)
         else:
             self._answer = command
 
-    def _refusal(self, request: int | None) -> BrokerRefused | None:
-        cause = None if self._lost is None else self._lost.__cause__
+    def _note_received(self, command: base.Frame) -> None:
+        if logs.is_debugging():  # later: this thread is reading
+            self._stream.tell_soon(partial(logs.method_received, command.name, CONNECTION))
+
+    def refusal(self, cause: BaseException | None, request: int | None) -> BrokerRefused | None:
         if not isinstance(cause, ClosedByBroker) or cause.code not in CLOSED_OVER_A_REQUEST:
             return None
+        # The method over which the broker has closed the connection; 0: it doesn't say.
+        closed_over = cause.method[0] << 16 | cause.method[1]
         # Nobody waits for an answer to a settlement: whoever asks next is told.
-        if self._closed_over not in (0, *SETTLING, PUBLISH if request is None else request):
+        if closed_over not in (0, *SETTLING, PUBLISH if request is None else request):
             return None  # it was another thread's
-        return broker_refused(cause.code, cause.text, self._where, cause.method)
+        return broker_refused(cause.code, cause.text, self._stream.where, cause.method)
 
-    def _large(self) -> tuple[int, int] | None:
+    def large(self) -> tuple[int, int] | None:
         contents = [
             (done, done + content.missing)
             for content in list(self._decoder._contents.values())
@@ -172,19 +188,21 @@ class Transport(StreamTransport):
     def channel(self) -> Channel:
         """A new channel of the driver's own, open.
 
-        :raises ConnectionFailed: all channel numbers are taken.
+        :raises ConfigurationError: all channel numbers are taken.
+        :raises ConnectionLost: the connection is gone.
         """
         with self._numbers:
-            self.raise_lost()
+            self._stream.raise_lost()
             number = next(
                 (n for n in range(1, self._channel_max + 1) if n not in self._channels), None
             )
             if number is None:
                 raise ConfigurationError(
-                    f"all {self._channel_max} channels of the connection to {self._where} are in "
-                    "use: close publishers and consumers, or share them"
+                    f"all {self._channel_max} channels of the connection to {self._stream.where} "
+                    "are in use: close publishers and consumers, or share them"
                 )
-            channel = self._channels[number] = Channel(self, number, self.message_max)
+            channel = Channel(self._stream, self, number, self._message_max)
+            self._channels[number] = channel
         channel.call(commands.Channel.Open)
         return channel
 
@@ -192,21 +210,10 @@ class Transport(StreamTransport):
         """The channel of that number is closed at both ends, and the number free."""
         self._channels.pop(number, None)
 
-    def _close_channels(self) -> None:
-        for channel in list(self._channels.values()):
-            channel.is_open = False
-
-    # -- closing
-
-    def _say_goodbye(self, deadline: float | None) -> None:
-        self._send(commands.Connection.Close, reply_code=200)
-        self._expect(commands.Connection.CloseOk, deadline)
-
-    @classmethod
-    def _connection_failed(
-        cls, settings: ConnectionSettings, where: str, cause: Exception
-    ) -> CarrotError:
-        return connection_failed(settings, where, cause)
+    def close_channels(self) -> None:
+        with self._numbers:
+            for channel in list(self._channels.values()):
+                channel.is_open = False
 
 
 def _credentials(settings: ConnectionSettings, mechanisms: str) -> tuple[str, str]:
