@@ -930,17 +930,19 @@ def test_silent_peer_is_noticed_within_about_two_heartbeats(frozen, unique):
 
 
 def test_one_timer_thread_serves_all_connections(amqp_url):
-    connections = [BrokerConnection(amqp_url, heartbeat=1) for _ in range(5)]
-    for connection in connections:
-        connection.connect()
+    with ExitStack() as stack:
+        connections = [
+            stack.enter_context(BrokerConnection(amqp_url, heartbeat=1)) for _ in range(5)
+        ]
+        for connection in connections:
+            connection.connect()
 
-    timers = [thread for thread in threading.enumerate() if "carrot" in thread.name]
+        timers = [thread for thread in threading.enumerate() if "carrot" in thread.name]
 
-    assert len(timers) == 1
-    assert not threading.Event().wait(2.5)
-    for connection in connections:
-        assert connection.create_backend().queue_exists("no such queue") is False
-        connection.close()
+        assert len(timers) == 1
+        assert not threading.Event().wait(2.5)
+        for connection in connections:
+            assert connection.create_backend().queue_exists("no such queue") is False
 
 
 # -- acks

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -10,8 +13,27 @@ from carrot import signal_safe
 from carrot.backends.sockets.timer import Timer
 
 
+class EndingTimer(Timer):
+    """One whose thread ends when a function that it calls raises SystemExit."""
+
+    def _run(self) -> None:
+        with suppress(SystemExit):
+            super()._run()
+
+
+@pytest.fixture
+def timer() -> Iterator[Timer]:
+    """A timer whose thread ends with the test: others count the threads of the process."""
+    timer = EndingTimer()
+    yield timer
+    if (thread := timer._thread) is not None and thread.is_alive():
+        timer.call_in(0, sys.exit)
+        thread.join(5)
+        assert not thread.is_alive()
+
+
 def test_a_thread_that_could_not_be_started_is_started_by_the_next_call(
-    monkeypatch: pytest.MonkeyPatch,
+    timer: Timer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started: list[str] = []
 
@@ -21,7 +43,6 @@ def test_a_thread_that_could_not_be_started_is_started_by_the_next_call(
             raise RuntimeError("can't start new thread at interpreter shutdown")
 
     monkeypatch.setattr(signal_safe, "start", start)
-    timer = Timer()
 
     assert not timer.call_in(0, list)
     assert timer.call_in(0, list)
@@ -30,8 +51,8 @@ def test_a_thread_that_could_not_be_started_is_started_by_the_next_call(
     assert started == ["carrot-timer"] * 2
 
 
-def test_what_is_due_is_called_in_its_order() -> None:
-    timer, called, is_done = Timer(), list[int](), threading.Event()
+def test_what_is_due_is_called_in_its_order(timer: Timer) -> None:
+    called, is_done = list[int](), threading.Event()
 
     timer.call_in(0.1, lambda: (called.append(3), is_done.set()))
     timer.call_in(0.01, lambda: called.append(1))
@@ -41,8 +62,8 @@ def test_what_is_due_is_called_in_its_order() -> None:
     assert called == [1, 2, 3]
 
 
-def test_a_function_that_raises_stops_no_other() -> None:
-    timer, is_done = Timer(), threading.Event()
+def test_a_function_that_raises_stops_no_other(timer: Timer) -> None:
+    is_done = threading.Event()
 
     timer.call_in(0, lambda: 1 / 0)
     timer.call_in(0.01, is_done.set)
