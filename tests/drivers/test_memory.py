@@ -1739,7 +1739,7 @@ def test_stop_ends_all_loops_that_wait_for_the_broker(monkeypatch):
     threads = [threading.Thread(target=loop, daemon=True) for _ in range(2)]
     for thread in threads:
         thread.start()
-    monkeypatch.setattr(connection, "_opened", stay_away)
+    monkeypatch.setattr(connection, "_open", stay_away)
     connection._live.transport.close()
     eventually(lambda: len(recovering) == 2, 10)
     consumer.stop()
