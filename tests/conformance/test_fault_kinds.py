@@ -1,6 +1,7 @@
 """Kinds of fault that were found from outside, each over every driver that it can concern."""
 
 import functools
+import gc
 import itertools
 import signal
 import threading
@@ -8,7 +9,7 @@ from contextlib import suppress
 
 import pytest
 
-from carrot.exceptions import CarrotError, DecodeError, EncodeError
+from carrot.exceptions import CarrotError, ConnectionLost, DecodeError, EncodeError
 from carrot.messaging import Consumer, ConsumerSet, Publisher
 from carrot.serialization import registry
 from tests.interleaving import interleave
@@ -336,6 +337,46 @@ def test_no_consumer_is_left_wherever_close_and_consume_meet(connection, connect
 
     declared = functools.partial(watch.queue_declare, queue, True, False, False)
     eventually(lambda: declared().consumer_count == 0)
+
+
+def test_no_channel_is_left_by_a_close_while_it_is_opened(connection, monkeypatch, unique):
+    backend, transport = connection.create_backend(), connection.connection
+    opened, open_channel = [], transport.channel
+
+    def close_meanwhile():
+        opened.append(open_channel())
+        backend.close()
+        return opened[-1]
+
+    monkeypatch.setattr(transport, "channel", close_meanwhile)
+
+    with pytest.raises(ConnectionLost):
+        backend.queue_declare(unique(), durable=False, exclusive=False, auto_delete=False)
+
+    assert [channel.is_open for channel in opened] == [False]
+
+
+@pytest.mark.parametrize("act", ["close", "forget"])
+def test_no_channel_is_left_of_many_backends(connection, monkeypatch, unique, act):
+    transport, opened = connection.connection, []
+    open_channel, queue = transport.channel, unique()
+    Consumer(connection, queue)
+    monkeypatch.setattr(
+        transport, "channel", lambda: opened.append(channel := open_channel()) or channel
+    )
+
+    for _ in range(5):
+        backend = connection.create_backend()
+        backend.get(queue)
+        if act == "close":
+            backend.close()
+        del backend
+        gc.collect()
+    with Publisher(connection, routing_key=queue) as publisher:
+        publisher.send("x")  # opening the next one closes what was forgotten
+
+    assert len(opened) == 6
+    assert not any(channel.is_open for channel in opened)
 
 
 def test_publisher_that_is_closed_in_the_midst_of_send_works_again(connection, unique):
