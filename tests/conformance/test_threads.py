@@ -393,6 +393,8 @@ def test_consumers_that_share_a_channel_are_healed_by_the_loop_of_one(two_on_a_c
 
     def spoil():
         try:
+            # A loop that begins without its queue is told so, and doesn't declare it.
+            eventually(lambda: busy.channel_open, 10)
             spoil_and_send(connect, received)
         finally:
             busy.stop()
