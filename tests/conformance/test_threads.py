@@ -374,6 +374,8 @@ def test_consumers_that_share_a_channel_are_recovered_by_the_loop_of_one(two_on_
 
     def spoil():
         try:
+            # A loop that begins without its queue is told so, and doesn't declare it.
+            eventually(lambda: busy.channel_open, 10)
             spoil_and_send(connect, received)
         finally:
             busy.stop()

@@ -15,7 +15,7 @@ from carrot.connection import BrokerConnection
 from carrot.deadline import Deadline, bounded_by
 from carrot.exceptions import BrokerRefused, CarrotError, ConnectionLost, OperationTimeout
 from carrot.messaging import Consumer, ConsumerSet, Publisher
-from tests.faults.proxy import Faults, Proxy
+from tests.faults.proxy import Faults, Plan, Proxy
 from tests.interleaving import interleave
 from tests.threads import run, start
 from tests.waiting import eventually
@@ -694,6 +694,29 @@ def test_messages_given_back_unseen_are_never_lost_without_a_limit(connection, m
 def counting(rabbitmq):
     """Whether this broker counts a message that is given back as delivered in vain."""
     return int(rabbitmq.version.partition(".")[0]) < 4
+
+
+#: Class and method of the protocol (RabbitMQ's extensions included).
+BASIC_NACK, BASIC_REJECT = (60, 120), (60, 90)
+
+
+def test_messages_given_back_unseen_go_back_by_nack(connect, make_queue, rabbitmq):
+    """RabbitMQ 4.3 counts each basic.reject as a failed delivery, and basic.nack as none."""
+    queue, methods = make_queue(), []
+
+    def note(frame):
+        if frame[0] == 1:  # a method
+            methods.append(struct.unpack_from(">HH", frame, 7))
+        return frame
+
+    with Proxy(rabbitmq.port) as proxy:
+        proxy.plan(Plan(up=Faults(on_frame=note)))
+        with connect(proxy.url) as connection:
+            queue.send(range(5))
+            give_back(queue, connection)
+
+    assert BASIC_NACK in methods
+    assert BASIC_REJECT not in methods
 
 
 def test_messages_given_back_unseen_are_not_counted_or_a_log_line_tells_that_they_are(

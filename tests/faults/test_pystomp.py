@@ -226,10 +226,12 @@ def test_what_a_slow_broker_delivers_too_late_is_held_by_nobody(
 ) -> None:
     received: list[object] = []
     with (
-        BrokerConnection(url, operation_timeout=0.5, heartbeat=0) as connection,
+        BrokerConnection(url, heartbeat=0) as connection,
         BrokerConnection(activemq.url) as other,
     ):
         consumer = Consumer(connection, unique(), callbacks=[print])
+        # Not before: a busy broker may take longer than that to declare the queue.
+        connection.connect().operation_timeout = 0.5
         proxy.link.down.faults = Faults(freeze_at=0)
         with pytest.raises(OperationTimeout):
             use(consumer)
