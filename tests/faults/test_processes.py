@@ -209,7 +209,7 @@ def test_child_of_a_thread_that_waits_goes_on_over_a_connection_of_its_own(conne
     waiting = threading.Thread(target=next, args=(loop,))
     waiting.start()
     transport = connection.connection
-    eventually(lambda: transport.stream._turns.is_taken)
+    eventually(lambda: getattr(transport, "stream", transport)._turns.is_taken)
 
     child = multiprocessing.get_context("fork").Process(target=next, args=(loop,))
     with running([child]):

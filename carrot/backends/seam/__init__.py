@@ -3,6 +3,7 @@
 ==================  ===========================================================================
 backend             :class:`Backend`: what the layers above hold; opens a life, and replaces it
 life                :class:`Life`: everything that ends together with one channel
+inbox               the deliveries of a life that are not dispatched yet
 confirms            which published messages the broker has settled
 subscriptions       the consumers of a life, and those that somebody waits for
 topology            what was declared through a backend, so that it can be declared again
@@ -19,6 +20,9 @@ lock                   guards                                 held while waiting
                                                               deadline, and neither ``close()``
                                                               nor publishing nor settling on an
                                                               open life ever takes it
+``_opening``           one thread connects, for all that need  yes: a turn, as above
+(a connection's        the connection
+LiveTransport)
 ``_publish_lock``      a message's number and its write, in   never; while bytes are written, with
 (a driver's channel)   this order                             the deadline of the write
 ``_asking``            one request at a time on a channel     yes: a turn, as above
