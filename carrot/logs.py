@@ -64,7 +64,7 @@ RECORDS = (
     Record(
         "reconnecting",
         INFO,
-        "reconnecting to %(host)s, virtual host %(vhost)r, in %(wait).2f seconds, attempt "
+        "trying to go on at %(host)s, virtual host %(vhost)r, in %(wait).2f seconds, attempt "
         "%(attempt)d, because of: %(why)s",
         (*_BROKER, "attempt"),
     ),

@@ -255,7 +255,8 @@ class BrokerConnection:
         """Call :attr:`on_connection_lost`, and log the attempt."""
         if self._lost_at is None:
             self._lost_at = now()
-            logs.connection_lost(self.where, error)
+            if not self._live.is_open:  # else only a channel or a consumer is lost
+                logs.connection_lost(self.where, error)
         self._attempts += 1
         logs.reconnecting(self.where, self._attempts, interval, error)
         if self.on_connection_lost is not None:

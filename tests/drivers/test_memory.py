@@ -1748,3 +1748,23 @@ def test_stop_ends_all_loops_that_wait_for_the_broker(monkeypatch):
 
     assert not any(thread.is_alive() for thread in threads)
     assert errors == []
+
+
+def test_a_cancelled_consumer_is_not_logged_as_a_lost_connection(caplog):
+    with BrokerConnection("memory://cancelled-and-logged") as connection:
+        consumer = Consumer(connection, "q", callbacks=[lambda data, message: message.ack()])
+        consumer.consume()
+        Consumer(connection, "q").backend.queue_delete("q")
+        with caplog.at_level("INFO", logger="carrot"), pytest.raises(OperationTimeout):
+            consumer.wait(timeout=0.2)
+
+    texts = [record.getMessage() for record in caplog.records if record.name == "carrot"]
+    assert any("cancelled consumer" in text for text in texts)
+    assert not any("lost the connection" in text for text in texts)
+
+
+def test_headers_of_a_message_made_by_hand_are_checked():
+    with BrokerConnection("memory://by-hand") as connection:
+        backend = connection.create_backend()
+        with pytest.raises(EncodeError, match=r"headers\['deep'\]"):
+            backend.prepare_message(b"x", 1, headers={"deep": object()})

@@ -40,8 +40,8 @@ CALLS: dict[str, tuple[tuple[Any, ...], str, str, dict[str, object]]] = {
     ),
     "reconnecting": (
         (WHERE, 3, 0.4567, ConnectionLost("nobody listens")), "INFO",
-        "reconnecting to rabbit-1:5672, virtual host 'feeds', in 0.46 seconds, attempt 3, because "
-        "of: nobody listens",
+        "trying to go on at rabbit-1:5672, virtual host 'feeds', in 0.46 seconds, attempt 3, "
+        "because of: nobody listens",
         {**BROKER, "attempt": 3},
     ),
     "recovered": (
@@ -143,7 +143,7 @@ def test_every_record_has_a_function_and_a_test() -> None:
         record.name for record in logs.RECORDS
     ))  # fmt: skip
     assert {record.name for record in logs.RECORDS} == set(CALLS)
-    assert functions == {*CALLS, "is_debugging"}
+    assert functions == {*CALLS, "is_debugging", "is_heard"}
 
 
 @pytest.mark.parametrize("record", logs.RECORDS, ids=lambda record: record.name)

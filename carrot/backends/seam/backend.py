@@ -21,7 +21,7 @@ from carrot.backends.seam.lives import ConnectionLike, Lives
 from carrot.backends.seam.stop_flag import StopFlag
 from carrot.backends.seam.subscriptions import DeliveryCallback
 from carrot.backends.seam.topology import warn_existing
-from carrot.checks import check_prefetch_count
+from carrot.checks import check_prefetch_count, table
 from carrot.exceptions import (
     BrokerRefused,
     ChannelError,
@@ -253,8 +253,13 @@ class Backend:
     def prepare_message(
         self, message_data: bytes, delivery_mode: int, **properties: Any
     ) -> BaseMessage:
-        """A message to :meth:`publish`; properties that are None are left out."""
+        """A message to :meth:`publish`; properties that are None are left out.
+
+        :raises EncodeError: the headers can't be sent; names the key.
+        """
         given = {name: value for name, value in properties.items() if value is not None}
+        if "headers" in given:
+            given["headers"] = table("headers", given["headers"])
         return Outgoing(message_data, Properties(given, delivery_mode=delivery_mode))
 
     def publish(
