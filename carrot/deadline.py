@@ -5,9 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from carrot.exceptions import OperationTimeout
 
@@ -65,11 +65,14 @@ class Deadline:
 Deadline.NEVER = Deadline()
 
 
-class AnyLock(Protocol):
-    """A lock of threading's, reentrant or not."""
+class OwnedLock(Protocol):
+    """A reentrant lock, as threading.RLock makes it: it knows whether this thread holds it."""
 
     def acquire(self, blocking: bool = ..., timeout: float = ...) -> bool: ...
     def release(self) -> None: ...
+    def _is_owned(self) -> bool: ...
+    def __enter__(self) -> bool: ...
+    def __exit__(self, *exc_info: object) -> None: ...
 
 
 # Each thread has its own: ``deadline``, while one is set.
@@ -124,21 +127,30 @@ def milliseconds(timeout: float | None) -> float | None:
     return None if timeout is None else 1000 * min(timeout, _LONGEST)
 
 
-def wait_to_hold(lock: AnyLock, what: str) -> None:
-    """Wait until no other thread holds *lock*, but not past this thread's deadline.
-
-    A ``with lock:`` follows it: an interrupt between an acquire() here and its release() would
-    leave the lock held for good.
+def held(lock: Any, what: str, patience: float | None = None) -> AbstractContextManager[Any]:
+    """Hold *lock*, an :class:`OwnedLock`, but don't wait for it past this thread's deadline.
 
     :param what: what the others do with it, for the error.
+    :param patience: seconds to wait for it; None: only the thread's deadline counts.
     :raises OperationTimeout: they held it for too long.
     """
-    patience = remaining(None)
-    if patience is None:
+    patience = remaining(patience)
+    return lock if patience is None else _held_within(lock, what, patience)
+
+
+@contextmanager
+def _held_within(lock: OwnedLock, what: str, patience: float) -> Iterator[None]:
+    if lock._is_owned():
+        yield
         return
-    if not lock.acquire(timeout=patience):
-        raise OperationTimeout(f"another thread took too long {what}: {describe(patience)}")
-    lock.release()
+    try:
+        if not lock.acquire(timeout=patience):
+            raise OperationTimeout(f"another thread took too long {what}: {describe(patience)}")
+        yield
+    finally:
+        # A signal handler may raise before acquire() has returned here, and after it was held.
+        if lock._is_owned():
+            lock.release()
 
 
 def describe(timeout: float | None) -> str:

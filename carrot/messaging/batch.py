@@ -154,9 +154,15 @@ class Batch:
         return True
 
     def __enter__(self) -> Self:
-        self._open.enter_context(self._sender.backend.lives.batching())
+        try:
+            self._hold_back()
+        except (ConnectionLost, ConnectionFailed) as exc:
+            self._sending.recover(self._sender, exc, self._hold_back)
         self._is_open = True
         return self
+
+    def _hold_back(self) -> None:
+        self._open.enter_context(self._sender.backend.lives.batching())
 
     def __exit__(self, exc_type: object, exc: BaseException | None, traceback: object) -> None:
         """Send what is left, and wait for all confirms.

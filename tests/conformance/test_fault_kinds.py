@@ -581,3 +581,24 @@ def test_messages_that_are_given_back_unseen_again_and_again_are_not_lost(feed, 
             eventually(lambda: waiting().message_count == 5)
 
     assert feed.payloads() == list(range(5))
+
+
+# -- a connection that breaks before anything is sent
+
+
+def test_a_batch_begins_over_a_new_connection_when_the_first_one_breaks(feed, connect, monkeypatch):
+    """Found by the storm of network faults: the channel was being opened."""
+    connection = connect()
+    transport = connection.connection
+
+    def broken():
+        transport.close()
+        raise ConnectionLost("it broke while the channel was opened")
+
+    monkeypatch.setattr(transport, "channel", broken)
+    publisher = Publisher(connection, feed.exchange, "key", auto_declare=False)
+    with publisher, publisher.batch() as batch:
+        batch.send("x")
+
+    assert connection.connection is not transport
+    assert feed.payloads() == ["x"]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -11,14 +13,15 @@ from carrot.deadline import (
     Deadline,
     bounded_by,
     describe,
+    held,
     milliseconds,
     now,
     remaining,
     shorter,
     thread_deadline,
-    wait_to_hold,
 )
 from carrot.exceptions import OperationTimeout
+from tests.waiting import eventually
 
 # -- the value
 
@@ -128,7 +131,9 @@ def test_no_wait_is_longer_than_poll_can_count() -> None:
     assert milliseconds(4e9) < 2**31
 
 
-def test_a_lock_is_waited_for_until_the_deadline() -> None:
+@pytest.fixture
+def busy() -> Iterator[tuple[threading.RLock, threading.Event]]:
+    """A lock that another thread holds until an event is set."""
     lock, is_held, release = threading.RLock(), threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -139,16 +144,62 @@ def test_a_lock_is_waited_for_until_the_deadline() -> None:
     thread = threading.Thread(target=hold)
     thread.start()
     assert is_held.wait(5)
-    try:
-        wait_to_hold(lock, "for nothing")  # without a deadline it doesn't wait: with does
-        with (
-            bounded_by(Deadline.after(0.1)),
-            pytest.raises(OperationTimeout, match=r"too long for nothing: 0.1"),
-        ):
-            wait_to_hold(lock, "for nothing")
-    finally:
-        release.set()
-        thread.join(5)
+    yield lock, release
+    release.set()
+    thread.join(5)
+
+
+def test_a_lock_is_waited_for_until_the_deadline(busy: Any) -> None:
+    lock, _ = busy
+
+    with (
+        bounded_by(Deadline.after(0.1)),
+        pytest.raises(OperationTimeout, match=r"too long for nothing: 0.1"),
+        held(lock, "for nothing"),
+    ):
+        pytest.fail("it is not ours")
+
+    with pytest.raises(OperationTimeout), held(lock, "for nothing", 0.1):
+        pytest.fail("it is not ours")
+
+
+def test_a_lock_is_held_and_free_again_also_when_it_is_held_twice(busy: Any) -> None:
+    lock, release = busy
+    release.set()
+
     with bounded_by(Deadline.after(5)):
-        wait_to_hold(lock, "for nothing")
-        assert lock.acquire(blocking=False)
+        with held(lock, "for nothing"), held(lock, "for nothing"):
+            assert lock._is_owned()
+        assert not lock._is_owned()
+        with pytest.raises(ZeroDivisionError), held(lock, "for nothing"):
+            _ = 1 / 0
+    assert not lock._is_owned()
+
+
+def test_many_that_wait_for_one_lock_all_keep_their_deadlines(busy: Any) -> None:
+    """With a look at the lock before it was taken, whoever came second waited without one."""
+    lock, release = busy
+    waiting, done, begun = threading.Barrier(5), threading.Event(), now()
+    got, late = [], []
+
+    def take() -> None:
+        try:
+            with bounded_by(Deadline.after(0.5)):
+                waiting.wait(5)
+                with held(lock, "for nothing"):
+                    got.append(now() - begun)
+                    done.wait(5)  # longer than the others can wait
+        except OperationTimeout:
+            late.append(now() - begun)
+
+    threads = [threading.Thread(target=take) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    waiting.wait(5)
+    release.set()
+    eventually(lambda: len(got) + len(late) == 4, 4)
+    done.set()
+    for thread in threads:
+        thread.join(5)
+
+    assert len(got) == 1

@@ -32,6 +32,7 @@ from carrot.backends.seam.confirms import Confirms
 from carrot.backends.sockets.batching import Batching
 from carrot.backends.sockets.session import TransportView
 from carrot.checks import method_arguments
+from carrot.deadline import held
 from carrot.exceptions import (
     CarrotError,
     ChannelError,
@@ -219,7 +220,7 @@ class Channel(BaseChannel):
             )
         frames = self._encode(exchange, routing_key, mandatory, wire, message.body)
         # The broker counts messages in the order they are written, from the moment it confirms.
-        with self._publish_lock:
+        with held(self._publish_lock, "sending a message"):
             confirms, number = self._confirms, None
             try:
                 if confirms is None:
@@ -247,7 +248,7 @@ class Channel(BaseChannel):
     def confirm_select(self, confirms: Confirms) -> None:
         logs.method_sent(commands.Confirm.Select.name, self.number)
         # No message of another thread may come between: the broker counts from here on.
-        with self._publish_lock:
+        with held(self._publish_lock, "sending a message"):
             answer = self._ask(commands.Confirm.Select)
             self._confirms = confirms
         logs.method_received(answer.name, self.number)

@@ -44,7 +44,7 @@ from carrot.backends.seam.confirms import Confirms
 from carrot.backends.sockets.batching import Batching
 from carrot.backends.sockets.session import TransportView
 from carrot.checks import entity_name, required_name
-from carrot.deadline import remaining
+from carrot.deadline import held, remaining
 from carrot.exceptions import CarrotError, ChannelError, ConnectionLost, OperationTimeout
 
 
@@ -195,7 +195,7 @@ class Channel(BaseChannel):
             self._leave()
             raise
         body = message.body
-        with self._publish_lock:
+        with held(self._publish_lock, "sending a message"):
             confirms, number, receipt = self._confirms, None, b""
             if confirms is None:
                 self._view.look()
@@ -218,7 +218,7 @@ class Channel(BaseChannel):
 
     def confirm_select(self, confirms: Confirms) -> None:
         """Each message asks for its receipt, so there is nothing to ask for."""
-        with self._publish_lock:
+        with held(self._publish_lock, "sending a message"):
             self._confirms = confirms
 
     @contextmanager

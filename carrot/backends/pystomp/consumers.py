@@ -16,7 +16,7 @@ from carrot.backends.pystomp.subscriptions import (
     selector,
 )
 from carrot.backends.sockets.session import TransportView
-from carrot.deadline import wait_to_hold
+from carrot.deadline import held
 
 
 class Consumers:
@@ -106,11 +106,10 @@ class Consumers:
             self._exclusive.leave(consumer, unseen)
             return
         deadline = self._requests.deadline()
-        wait_to_hold(self._window.settle_lock, "settling messages")
         # The lock is free again before the receipt is awaited.
         with (
             self._requests.receipt_for("UNSUBSCRIBE", deadline) as receipt,
-            self._window.settle_lock,
+            held(self._window.settle_lock, "settling messages"),
         ):
             holding = self._window.release(consumer, unseen)
             *others, last = consumer.subscriptions

@@ -24,7 +24,7 @@ from carrot.backends.pystomp.subscriptions import (
     ack_of,
 )
 from carrot.backends.sockets.session import TransportView
-from carrot.deadline import wait_to_hold
+from carrot.deadline import held
 from carrot.remedies import channel_error
 
 #: How many messages one subscription holds for us, so that its selector fits in a header.
@@ -188,8 +188,7 @@ class PrefetchWindow:
 
         :raises PreconditionFailed: there is no such message.
         """
-        wait_to_hold(self.settle_lock, "settling messages")
-        with self.settle_lock:
+        with held(self.settle_lock, "settling messages"):
             one = self._unsettled_or_later(tag, how)
             if one is None:
                 return

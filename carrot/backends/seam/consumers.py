@@ -10,7 +10,7 @@ from typing import Any
 from carrot import logs
 from carrot.backends.base import BaseChannel
 from carrot.backends.seam.inbox import ENDED, Entry
-from carrot.backends.seam.life import Life
+from carrot.backends.seam.life import CLOSING, Life
 from carrot.backends.seam.lives import Lives
 from carrot.backends.seam.stop_flag import StopFlag
 from carrot.backends.seam.subscriptions import (
@@ -217,7 +217,7 @@ class Consumers:
         running = [] if life is None or not life.is_open else tuple(life.subscriptions.values())
         for subscription in running:
             if subscription.no_ack and subscription.stage is Stage.RUNNING:
-                with suppress(CarrotError):
+                with suppress(CarrotError), self._lives.changing(CLOSING):
                     self.cancel(subscription.consumer_tag)
 
     def forget_all(self) -> None:

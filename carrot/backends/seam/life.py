@@ -6,7 +6,7 @@ import threading
 import weakref
 from collections import Counter
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NoReturn
 
 from carrot import logs
@@ -15,7 +15,7 @@ from carrot.backends.seam.confirms import Confirms, concerns
 from carrot.backends.seam.inbox import Inbox
 from carrot.backends.seam.subscriptions import Stage, Subscription
 from carrot.backends.transport import BaseTransport
-from carrot.deadline import describe, remaining
+from carrot.deadline import describe, held, remaining
 from carrot.exceptions import (
     BrokerRefused,
     CarrotError,
@@ -26,6 +26,8 @@ from carrot.exceptions import (
 )
 from carrot.message import Message
 
+#: Seconds that a close() waits for what other threads do with the channel.
+CLOSING = 1.0
 _THERE = (Stage.RUNNING, Stage.COMPLETE)
 
 
@@ -33,7 +35,7 @@ class Life:
     """One life of a backend's channel. A late event of an old life changes the old life only.
 
     The thread that reads adds deliveries and cancellations; the backend's turn guards the
-    subscriptions; ``_settle_lock`` the messages while they are settled.
+    subscriptions; ``settle_lock`` the messages while they are settled.
 
     :ivar number: counts up with the lives of a backend.
     :ivar confirms: which published messages are settled; None: they are not confirmed.
@@ -106,9 +108,11 @@ class Life:
 
     def close(self) -> None:
         """End it here, and close its channel: what is unsettled goes back in one step."""
-        # Not while a message is settled in another thread.
-        with self.settle_lock:
-            self.end(ConnectionLost("the channel was closed here"), is_told=True)
+        # Not while a message is settled in another thread, unless that takes long.
+        closed = ConnectionLost("the channel was closed here")
+        with suppress(OperationTimeout), held(self.settle_lock, "settling a message", CLOSING):
+            self.end(closed, is_told=True)
+        self.end(closed, is_told=True)
         lost = Counter(entry[0] for entry in self.inbox.forgotten_by_broker())
         self.forget()
         if self.transport.is_open:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
 
 from carrot import forks
 from carrot.backends.base import BaseTransport
 from carrot.backends.seam.life import Life
 from carrot.backends.seam.topology import DeclaredTopology
-from carrot.deadline import wait_to_hold
+from carrot.deadline import held
 from carrot.exceptions import ConnectionLost
 from carrot.forks import Stage
 
@@ -52,15 +52,13 @@ class Lives:
         if self.current is not None:
             self.current.renew_locks()
 
-    @contextmanager
-    def changing(self) -> Iterator[None]:
+    def changing(self, patience: float | None = None) -> AbstractContextManager[Any]:
         """This thread's turn to open a life, or to change its consumers.
 
+        :param patience: seconds to wait for it; None: only the thread's deadline counts.
         :raises OperationTimeout: other threads took longer than this one may wait.
         """
-        wait_to_hold(self._turn, "changing the channel")
-        with self._turn:
-            yield
+        return held(self._turn, "changing the channel", patience)
 
     def live(self) -> Life:
         """The current life, opened if there is none.
