@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from enum import Enum
 from typing import Protocol
@@ -30,6 +30,18 @@ from carrot.exceptions import (
 )
 from carrot.recovery import is_transient, recover
 from carrot.retry import Retry, pause
+
+#: Seconds for ending a subscription when a loop ends, and how late that may be for its deadline.
+RELEASE, LATE = 5.0, 0.5
+
+
+def bounded_end(deadline: Deadline) -> AbstractContextManager[None]:
+    """Bound the end of a subscription, for a loop with that *deadline*.
+
+    A little later than that: a request that is given up takes the channel with it.
+    """
+    left = deadline.left
+    return bounded_by(Deadline.after(RELEASE if left is None else min(RELEASE, left + LATE)))
 
 
 class State(Enum):
@@ -199,6 +211,10 @@ class ConsumeLoop(Iterator[bool]):
 
     # -- no more than the limit
 
+    def look_again(self) -> None:
+        """There is a new window, perhaps another thread's, which this loop takes from, too."""
+        self._window_counts_at = _ALWAYS
+
     def _look_at_window(self, remaining: int) -> None:
         """Before the message in hand is processed: let no ack bring more than is wanted."""
         members = self._members
@@ -212,7 +228,7 @@ class ConsumeLoop(Iterator[bool]):
                 self._window_counts_at = remaining - (wanted - window) - 1
         else:
             # When it fails, the next step finds out, and the broker sends nothing more either.
-            with suppress(CarrotError):
+            with suppress(CarrotError), bounded_end(self._deadline):
                 members.complete()
 
     def _subscribe_for_more(self) -> bool:

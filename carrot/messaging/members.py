@@ -20,13 +20,10 @@ from carrot.exceptions import (
     PreconditionFailed,
 )
 from carrot.message import Message
-from carrot.messaging.consume_loop import ConsumeLoop
+from carrot.messaging.consume_loop import ConsumeLoop, bounded_end
 from carrot.messaging.queue_subscription import QueueSubscription
 from carrot.recovery import is_transient
 from carrot.retry import Retry
-
-#: Seconds for ending a subscription when a loop ends, and how late that may be for its deadline.
-RELEASE, LATE = 5.0, 0.5
 
 Subscribe = Callable[[int | None], object]
 
@@ -115,6 +112,10 @@ class Members:
         if not subscriptions:
             return
         with self.backend.lives.changing():
+            if at_most is not None and self._waiting:
+                at_most = self._still_wanted(at_most, consumers)
+                if at_most == 0:
+                    return
             fresh = [one for one in subscriptions if not one.is_running]
             is_all = len(fresh) == len(subscriptions)
             is_bounded = at_most is not None and (is_all or self.window is not None)
@@ -130,6 +131,20 @@ class Members:
                     and not any(one.stays for one in subscriptions)
                 )
                 self.window = sum(one.window for one in subscriptions) if is_bounded else None
+                for loop in tuple(self._waiting):
+                    loop.look_again()
+
+    def _still_wanted(self, at_most: int, consumers: Sequence[HasSubscription]) -> int:
+        """The same, or less: others may have subscribed while this thread waited for its turn.
+
+        :returns: 0: what they were sent, and nobody has taken yet, is enough.
+        """
+        life, wanted = self.backend.life, self.remaining()
+        if wanted is None:
+            return at_most
+        tags = {consumer._subscription.subscriber.consumer_tag for consumer in consumers}
+        sent = 0 if life is None else life.inbox.last_of(tags)
+        return max(0 if sent else 1, min(at_most, wanted - sent))
 
     def subscribe_more(self) -> None:
         """Subscribe what was added, for the loops that run."""
@@ -223,9 +238,7 @@ class Members:
 
     def _release_soon(self, deadline: Deadline) -> None:
         """End the subscription; when that fails, the broker takes everything back as well."""
-        left = deadline.left
-        patience = RELEASE if left is None else min(RELEASE, left + LATE)
-        with suppress(CarrotError), bounded_by(Deadline.after(patience)):
+        with suppress(CarrotError), bounded_end(deadline):
             with self.backend.lives.changing():
                 if not self._waiting and not self._keeps_subscription:
                     self.release()

@@ -5,8 +5,10 @@ from contextlib import suppress
 
 import pytest
 
+from carrot.deadline import Deadline
 from carrot.exceptions import OperationTimeout
 from carrot.messaging import Consumer, ConsumerSet
+from carrot.messaging.consume_loop import ConsumeLoop
 from tests.threads import run
 from tests.waiting import eventually
 
@@ -326,6 +328,27 @@ def test_threads_that_wait_on_one_consumer_get_their_limits_and_no_more(make_fee
     assert sorted(threads.count(thread) for thread in set(threads)) == [10, 10]
     assert sorted((data, mark) for _, data, mark in received) == fresh(range(20))
     assert_left(feed, range(20, 40))
+
+
+@pytest.mark.needs("thread_safe")
+def test_what_another_thread_was_sent_is_enough_for_a_loop_that_waited_for_its_turn(make_feed):
+    """Found under load: the second thread subscribed for what the first had been sent."""
+    feed = make_feed(prefetch_count=0)
+    feed.consumer.register_callback(lambda data, message: message.ack())
+    feed.publisher.send_many(range(30))
+    members, backend = feed.consumer._members, feed.consumer.backend
+    first, second = (ConsumeLoop(members, limit, Deadline.NEVER) for limit in (10, 3))
+    for loop in (first, second):
+        members._begin_waiting(loop)
+    first.start(12)
+    backend.life.transport.wait_for(lambda: len(backend.life.inbox) == 12, TIMEOUT)
+    next(first)
+    assert not feed.consumer.channel_open  # all that both want is here, but for one
+
+    second.start(12)  # what was wanted when it began to wait
+
+    assert not feed.consumer.channel_open
+    assert len(backend.life.inbox) == 11
 
 
 # -- consumer sets

@@ -224,7 +224,7 @@ LATE_ANSWERS: dict[str, Callable[[Consumer], object]] = {
 def test_what_a_slow_broker_delivers_too_late_is_held_by_nobody(
     proxy: Proxy, url: str, activemq: ActiveMQ, unique: Unique, use: Callable[[Consumer], object]
 ) -> None:
-    received: list[object] = []
+    received: list[int] = []
     with (
         BrokerConnection(url, heartbeat=0) as connection,
         BrokerConnection(activemq.url) as other,
@@ -243,7 +243,8 @@ def test_what_a_slow_broker_delivers_too_late_is_held_by_nobody(
         )
         onlooker.wait(limit=5, timeout=PATIENCE)
 
-    assert received == [0, 1, 2, 3, 4]
+    # ActiveMQ puts what it takes back from the given up request behind what came meanwhile.
+    assert sorted(received) == [0, 1, 2, 3, 4]
 
 
 def test_a_loop_whose_end_the_broker_answered_too_late_can_begin_again(

@@ -37,14 +37,16 @@ def connection(proxy: Proxy) -> Iterator[BrokerConnection]:
 
 
 def test_a_large_message_over_a_slow_connection_is_sent_and_fetched(
-    proxy: Proxy, connection: BrokerConnection, unique: Callable[..., str]
+    proxy: Proxy, unique: Callable[..., str]
 ) -> None:
-    consumer = Consumer(connection, unique())
-    publisher = Publisher(connection, exchange="", routing_key=consumer.queue, confirm_timeout=2)
-    consumer.declare()
+    proxy.plan(Plan(up=SLOW, down=SLOW))
+    # Each way takes 6 seconds at least; on a busy machine the proxy may stand still for two.
+    with BrokerConnection(proxy.url, operation_timeout=4) as connection:
+        consumer = Consumer(connection, unique())
+        publisher = Publisher(connection, "", consumer.queue, confirm_timeout=4)
 
-    publisher.send(b"x" * 12 * MB)
-    message = consumer.fetch(auto_ack=True)
+        publisher.send(b"x" * 12 * MB)
+        message = consumer.fetch(auto_ack=True)
 
     assert message is not None
     assert len(message.body) == 12 * MB
@@ -84,27 +86,30 @@ def test_a_deadline_of_the_thread_bounds_the_whole_of_a_write(
 
 
 def test_a_publish_waits_for_another_threads_write_at_most_until_its_deadline(
-    connection: BrokerConnection, unique: Callable[..., str]
+    proxy: Proxy, unique: Callable[..., str]
 ) -> None:
-    transport = connection.connect()
-    slow = Publisher(connection, exchange="", routing_key=unique(), confirm=False)
-    quick = Publisher(connection, exchange="", routing_key=unique(), confirm=False, retry=ONCE)
-    quick.send(b"x")
-    sending = threading.Thread(target=slow.send, args=(b"x" * 12 * MB,))
-    sending.start()
-    eventually(lambda: transport.stream._writer.is_writing_on)
-    begun = now()
+    proxy.plan(Plan(up=SLOW, down=SLOW))
+    # How long the 12 MB may stand still on a busy machine is no matter here.
+    with BrokerConnection(proxy.url, operation_timeout=20) as connection:
+        transport = connection.connect()
+        slow = Publisher(connection, exchange="", routing_key=unique(), confirm=False)
+        quick = Publisher(connection, exchange="", routing_key=unique(), confirm=False, retry=ONCE)
+        quick.send(b"x")
+        sending = threading.Thread(target=slow.send, args=(b"x" * 12 * MB,))
+        sending.start()
+        eventually(lambda: transport.stream._writer.is_writing_on)
+        begun = now()
 
-    with (
-        bounded_by(Deadline.after(0.2)),
-        pytest.raises(OperationTimeout, match="what another thread sends"),
-    ):
-        quick.send(b"late")
+        with (
+            bounded_by(Deadline.after(0.2)),
+            pytest.raises(OperationTimeout, match="what another thread sends"),
+        ):
+            quick.send(b"late")
 
-    assert now() - begun < 0.2 + LATE
-    sending.join(30)
-    quick.send(b"in time")
-    assert transport.is_open
+        assert now() - begun < 0.2 + LATE
+        sending.join(30)
+        quick.send(b"in time")
+        assert transport.is_open
 
 
 def test_closing_waits_for_a_write_at_most_its_timeout(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from typing import Any
 
 from carrot.backends.seam.subscriptions import Stage, Subscription
@@ -70,6 +71,13 @@ class Inbox(deque[Entry]):
     def of(self, subscription: Subscription) -> bool:
         """Whether anything came for *subscription*."""
         return any(entry[0] is subscription for entry in tuple(self))
+
+    def last_of(self, consumer_tags: Collection[str]) -> int:
+        """How many came for these consumers by subscriptions that will bring no more."""
+        return sum(
+            one.stage is Stage.COMPLETE and one.consumer_tag in consumer_tags
+            for one, _ in tuple(self)
+        )
 
     def forgotten_by_broker(self) -> list[Entry]:
         """What nobody delivers again, for it came without acks."""
