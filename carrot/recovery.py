@@ -31,8 +31,9 @@ class Reconnectable(Protocol):
     @property
     def may_reconnect(self) -> bool: ...
     def reopen(self) -> object: ...
-    def tell_lost(self, error: Exception, interval: float) -> object: ...
-    def tell_recovered(self) -> object: ...
+    def _note_loss(self, error: Exception | None) -> object: ...
+    def _tell_lost(self, error: Exception, interval: float) -> object: ...
+    def _tell_recovered(self) -> object: ...
 
 
 class ErrorClass(Enum):
@@ -111,8 +112,9 @@ def recover(
     attempts, first = Attempts(retry), lost
     for wait in attempts:
         if not connection.may_reconnect:
+            connection._note_loss(lost)
             break
-        connection.tell_lost(lost, wait)
+        connection._tell_lost(lost, wait)
         if pause(wait, is_over):
             return False
         try:
@@ -124,7 +126,7 @@ def recover(
                 raise
             lost = exc
         else:
-            connection.tell_recovered()
+            connection._tell_recovered()
             return True
     if lost is not first:
         lost.add_note(f"That was the last attempt to go on; it began with: {first}")

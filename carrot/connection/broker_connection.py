@@ -15,7 +15,7 @@ from carrot.connection.hosts import open_first
 from carrot.connection.live_transport import LiveTransport
 from carrot.connection.options import SETTINGS, merged, one_of
 from carrot.deadline import Deadline, now, sleep
-from carrot.exceptions import AccessRefused
+from carrot.exceptions import AccessRefused, CarrotError
 from carrot.function_options import keep_plain_functions
 from carrot.retry import Backoff
 from carrot.settings import ConnectionSettings, SslOption
@@ -155,6 +155,8 @@ class BrokerConnection:
         self._live = LiveTransport()
         # For the log: since when it is lost, and how often it was attempted to connect since.
         self._lost_at: float | None = None
+        #: The transport whose loss is logged.
+        self._noted: BaseTransport | None = None
         self._attempts = 0
 
     @property
@@ -235,6 +237,7 @@ class BrokerConnection:
         :raises ConnectionLost: :meth:`close` was called; :meth:`connect` opens a new one.
         :raises OperationTimeout: another thread is trying, and hasn't got through in time.
         """
+        self._note_loss(None)
         return self._live.reopen(self._open, self._hosts)
 
     def _open(self, deadline: Deadline) -> BaseTransport:
@@ -251,18 +254,33 @@ class BrokerConnection:
         """Whether publishers and consumers go on over a new connection."""
         return self.reconnect is not False and self._live.was_open and not self._live.is_closed
 
-    def tell_lost(self, error: Exception, interval: float) -> None:
+    def _note_loss(self, error: Exception | None) -> None:
+        """Log that the connection is gone, once, if it is and was not closed here.
+
+        :param error: why; None: the connection is asked.
+        """
+        transport = self._live.transport
+        if transport is None or transport.is_open or transport is self._noted:
+            return
+        self._noted = transport
+        try:
+            if error is None:
+                transport.wait_for(lambda: False, 0)
+        except CarrotError as exc:
+            error = exc
+        logs.connection_lost(self.where, error)
+
+    def _tell_lost(self, error: Exception, interval: float) -> None:
         """Call :attr:`on_connection_lost`, and log the attempt."""
+        self._note_loss(error)
         if self._lost_at is None:
             self._lost_at = now()
-            if not self._live.is_open:  # else only a channel or a consumer is lost
-                logs.connection_lost(self.where, error)
         self._attempts += 1
         logs.reconnecting(self.where, self._attempts, interval, error)
         if self.on_connection_lost is not None:
             self.on_connection_lost(error, interval)
 
-    def tell_recovered(self) -> None:
+    def _tell_recovered(self) -> None:
         """Call :attr:`on_recovered`, and log how long it took."""
         lost_at, self._lost_at, self._attempts = self._lost_at, None, 0
         if lost_at is not None:

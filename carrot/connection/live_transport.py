@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import threading
+import weakref
 from collections.abc import Callable
 
 from carrot.backends.base import BaseTransport
 from carrot.deadline import Deadline, describe, remaining
 from carrot.exceptions import ConnectionFailed, ConnectionLost, OperationTimeout
+from carrot.forks import Stage, register
 
 #: Opens a transport, until the deadline.
 Open = Callable[[Deadline], BaseTransport]
@@ -28,7 +29,8 @@ class LiveTransport:
     def __init__(self) -> None:
         self.transport: BaseTransport | None = None
         self.was_open = self.is_closed = False
-        self._opening, self._pid = threading.Lock(), os.getpid()
+        self.renew_lock()
+        _of_this_process.add(self)
         # How often none could be opened, and the last reason.
         self._failures = 0
         self._failure: ConnectionFailed | None = None
@@ -50,7 +52,7 @@ class LiveTransport:
         left = remaining(None)
         deadline = Deadline.after(left)
         failures = self._failures
-        opening = self._renewed_lock()
+        opening = self._opening
         if not opening.acquire(timeout=-1 if left is None else left):
             raise OperationTimeout(
                 f"no connection to {hosts} within {describe(left)}: another thread is still "
@@ -70,11 +72,9 @@ class LiveTransport:
         finally:
             opening.release()
 
-    def _renewed_lock(self) -> threading.Lock:
-        """The lock for opening; a forked child's own, for a thread of the parent's may hold it."""
-        if self._pid != os.getpid():
-            self._opening, self._pid = threading.Lock(), os.getpid()
-        return self._opening
+    def renew_lock(self) -> None:
+        """Make the lock, also in a forked child, whose parent's threads may hold the old one."""
+        self._opening = threading.Lock()
 
     def _opened(self, open: Open, deadline: Deadline, hosts: str) -> BaseTransport:
         try:
@@ -103,7 +103,7 @@ class LiveTransport:
         """
         # Whoever is connecting finds out, too.
         self.is_closed = True
-        opening = self._renewed_lock()
+        opening = self._opening
         has_turn = opening.acquire(timeout=-1 if most is None else most)
         try:
             transport, self.transport = self.transport, None
@@ -112,3 +112,15 @@ class LiveTransport:
                 opening.release()
         if transport is not None:
             transport.close(timeout)
+
+
+# All of them, with their locks, which a forked child inherits.
+_of_this_process: weakref.WeakSet[LiveTransport] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for live in list(_of_this_process):
+        live.renew_lock()
+
+
+register(Stage.TRANSPORTS, after_in_child=_after_fork_in_child)

@@ -23,7 +23,6 @@ from carrot.deadline import Deadline, bounded_by, now
 from carrot.exceptions import (
     AccessRefused,
     CarrotError,
-    ChannelError,
     ConnectionFailed,
     ConnectionLost,
     OperationTimeout,
@@ -70,12 +69,10 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = {
     (State.SUBSCRIBING, Event.SUBSCRIBED): State.WAITING,
     (State.SUBSCRIBING, Event.TRANSIENT): State.RECOVERING,
     (State.SUBSCRIBING, Event.REFUSED): State.ENDED,
-    (State.SUBSCRIBING, Event.TOLD): State.ENDED,
     (State.WAITING, Event.DRAINED): State.SUBSCRIBING,
     (State.WAITING, Event.TRANSIENT): State.RECOVERING,
     (State.WAITING, Event.REFUSED): State.WAITING,  # the next step may begin again
     (State.WAITING, Event.TOLD): State.ENDED,
-    (State.ENDED, Event.TOLD): State.ENDED,
     (State.RECOVERING, Event.SUBSCRIBED): State.WAITING,
     (State.RECOVERING, Event.REFUSED): State.WAITING,
     (State.RECOVERING, Event.TOLD): State.WAITING,  # which finds out what it is told
@@ -252,8 +249,6 @@ class ConsumeLoop(Iterator[bool]):
     def _recovers(self, error: CarrotError) -> bool:
         """Go on after *error*, if it is such that one can; False: it is to be raised."""
         members = self._members
-        if isinstance(error, ChannelError):
-            logs.channel_closed(members.connection.where, error.code, error.text)
         if not (members.connection.may_reconnect and members.is_recoverable(error)):
             return False
         self._enter(Event.TRANSIENT)

@@ -10,7 +10,13 @@ from functools import partial
 
 import pytest
 
-from carrot.exceptions import CarrotError, ConnectionLost, DecodeError, EncodeError
+from carrot.exceptions import (
+    CarrotError,
+    ChannelError,
+    ConnectionLost,
+    DecodeError,
+    EncodeError,
+)
 from carrot.messaging import Consumer, ConsumerSet, Publisher
 from carrot.serialization import registry
 from tests.interleaving import interleave
@@ -602,3 +608,37 @@ def test_a_batch_begins_over_a_new_connection_when_the_first_one_breaks(feed, co
 
     assert connection.connection is not transport
     assert feed.payloads() == ["x"]
+
+
+# -- what the log says, whoever is told
+
+
+def texts(caplog):
+    return [record.getMessage() for record in caplog.records if record.name == "carrot"]
+
+
+@pytest.mark.needs("inspection")
+def test_a_channel_that_the_broker_closes_is_logged_once(connection, unique, caplog):
+    consumer = Consumer(connection, unique("queue"), auto_declare=False)
+    with pytest.raises(ChannelError):
+        consumer.fetch()
+    with suppress(ChannelError):
+        consumer.fetch()
+
+    told = [text for text in texts(caplog) if "closed a channel: 404" in text]
+    assert len(told) == 2  # each fetch had a channel of its own closed
+
+
+@pytest.mark.parametrize("reconnect", [True, False])
+def test_a_lost_connection_is_logged_once_whoever_uses_it(feed, connect, caplog, reconnect):
+    connection = connect(reconnect=reconnect)
+    consumers = [Consumer(connection, feed.queue, auto_declare=False) for _ in range(2)]
+    for consumer in consumers:
+        consumer.fetch()
+    connection.connection.close()
+
+    for consumer in consumers:
+        with suppress(ConnectionLost):
+            consumer.fetch()
+
+    assert sum("lost the connection" in text for text in texts(caplog)) == 1

@@ -71,6 +71,8 @@ class FakeTransport(BaseTransport):
         return Channel()
 
     def wait_for(self, ready: Callable[[], object], timeout: float | None = None) -> None:
+        if not self.is_open:
+            raise ConnectionLost("it was closed")
         assert ready() is None, "the fake has nothing to deliver"
 
     def close(self, timeout: float | None = None) -> None:

@@ -220,8 +220,8 @@ def test_a_function_in_a_class_body_watches() -> None:
             seen.append(self)
 
     connection = Watched()
-    connection.tell_recovered()
-    connection.tell_lost(ConnectionLost("x"), 1)
+    connection._tell_recovered()
+    connection._tell_lost(ConnectionLost("x"), 1)
 
     assert seen == ["recovered", connection]
 
@@ -236,8 +236,9 @@ def test_several_hosts_are_named_in_its_errors() -> None:
 
 
 def test_a_life_that_is_attached_again_is_listed_once() -> None:
-    transport = make_driver().connector.open(BrokerConnection().settings)
-    one, other = Life(1, transport, transport.channel()), Life(2, transport, transport.channel())
+    connection = BrokerConnection()
+    transport = make_driver().connector.open(connection.settings)
+    one, other = (Life(n, transport, transport.channel(), connection.where) for n in (1, 2))
     for life in (one, other, one):
         transport.attach(life)
 

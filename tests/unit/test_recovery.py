@@ -35,10 +35,12 @@ class Connection:
         if failure is not None:
             raise failure
 
-    def tell_lost(self, error: Exception, interval: float) -> None:
+    def _note_loss(self, error: Exception | None) -> None: ...
+
+    def _tell_lost(self, error: Exception, interval: float) -> None:
         self.told.append(error)
 
-    def tell_recovered(self) -> None:
+    def _tell_recovered(self) -> None:
         self.told.append("recovered")
 
 

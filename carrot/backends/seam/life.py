@@ -37,6 +37,7 @@ class Life:
     The thread that reads adds deliveries and cancellations; the backend's turn guards the
     subscriptions; ``settle_lock`` the messages while they are settled.
 
+    :ivar where: the broker, for the log.
     :ivar number: counts up with the lives of a backend.
     :ivar confirms: which published messages are settled; None: they are not confirmed.
     :ivar subscriptions: by consumer tag; those that have ended stay while messages of theirs do.
@@ -53,8 +54,11 @@ class Life:
     :ivar is_all_noted: there was no other consumer.
     """
 
-    def __init__(self, number: int, transport: BaseTransport, channel: BaseChannel) -> None:
+    def __init__(
+        self, number: int, transport: BaseTransport, channel: BaseChannel, where: logs.Where
+    ) -> None:
         self.number = number
+        self.where = where
         self.transport = transport
         self.channel = channel
         self.confirms: Confirms | None = None
@@ -129,8 +133,14 @@ class Life:
         """
         if self.over is not None and not self.is_told:
             self.is_told = True
+            self._log(self.over)
             raise self.over
         raise self.gone()
+
+    def _log(self, error: CarrotError) -> None:
+        """Log that the broker closed the channel, to the one who is told."""
+        if isinstance(error, ChannelError):
+            logs.channel_closed(self.where, error.code, error.text)
 
     def replace(self, former: Life) -> None:
         """Take the place of *former*, of which nothing counts any more.
@@ -183,6 +193,7 @@ class Life:
         """The one who is told *error* has been told why it ended, if it did."""
         if not self.channel.is_open or isinstance(error, BrokerRefused):
             self.end(error, is_told=True)
+            self._log(error)
 
     # -- what comes in (ChannelListener)
 

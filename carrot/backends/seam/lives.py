@@ -15,6 +15,7 @@ from carrot.backends.seam.topology import DeclaredTopology
 from carrot.deadline import held
 from carrot.exceptions import ConnectionLost
 from carrot.forks import Stage
+from carrot.logs import Where
 
 
 class ConnectionLike(Protocol):
@@ -22,6 +23,8 @@ class ConnectionLike(Protocol):
 
     @property
     def connection(self) -> BaseTransport: ...
+    @property
+    def where(self) -> Where: ...
 
 
 class Lives:
@@ -85,7 +88,7 @@ class Lives:
         for forgotten in transport.take_abandoned():
             forgotten.close()
         self._count += 1
-        life = Life(self._count, transport, transport.channel())
+        life = Life(self._count, transport, transport.channel(), self._connection.where)
         try:
             if former is not None:
                 life.replace(former)

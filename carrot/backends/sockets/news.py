@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -39,4 +40,9 @@ class News:
     def _tell(self) -> None:
         with self._telling:
             while self._untold:
-                self._untold.popleft()()
+                try:
+                    self._untold.popleft()()
+                except Exception:
+                    # The program's own fault, shown as that of any thread; the rest is told.
+                    thread = threading.current_thread()
+                    threading.excepthook(threading.ExceptHookArgs((*sys.exc_info(), thread)))
