@@ -170,7 +170,7 @@ class ConsumeLoop(Iterator[bool]):
         at = self._deadline.at
         while True:
             if at is not None and now() >= at:
-                raise OperationTimeout("the timeout is over, and not all was processed")
+                raise OperationTimeout("the timeout is over, and not all messages were processed")
             try:
                 entry = self._next_delivery(self._stops, self._deadline)
             except CarrotError as exc:

@@ -90,7 +90,7 @@ class Declaration:
     """
 
     def __init__(self, declarer: Declarer) -> None:
-        # Not a circle: one that is forgotten is freed at once, and its channel with it.
+        # Not a circle: if it is forgotten while it isn't subscribed, it is freed at once.
         self._owner = weakref.ref(declarer)
         # The caller may go on changing its lists.
         if isinstance(declarer.routing_key, list):

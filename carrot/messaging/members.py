@@ -61,7 +61,7 @@ class Members:
             lambda subscription: None
         ),
     ) -> None:
-        # Not a circle: one that is forgotten is freed at once, and its channel with it.
+        # Not a circle: if it is forgotten while it isn't subscribed, it is freed at once.
         self._owner_of = weakref.ref(owner)
         self._consumers = consumers
         self._callback = callback

@@ -38,7 +38,7 @@ class QueueSubscription:
     """
 
     def __init__(self, subscriber: Subscriber, is_single_active: bool) -> None:
-        # Not a circle: one that is forgotten is freed at once, and its channel with it.
+        # Not a circle: if it is forgotten while it isn't subscribed, it is freed at once.
         self._owner = weakref.ref(subscriber)
         self._is_single_active = is_single_active
         self._has_begun = False

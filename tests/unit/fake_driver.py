@@ -15,6 +15,7 @@ from carrot.backends.base import (
     QueueDeclared,
 )
 from carrot.backends.seam.backend import Backend as SeamBackend
+from carrot.exceptions import ConnectionLost
 from carrot.settings import ConnectionSettings
 
 

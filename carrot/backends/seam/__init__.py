@@ -7,7 +7,7 @@ inbox               the deliveries of a life that are not dispatched yet
 confirms            which published messages the broker has settled
 subscriptions       the consumers of a life, and those that somebody waits for
 topology            what was declared through a backend, so that it can be declared again
-stop_flag           who was told to stop, and who has heeded it
+stop_flag           which loops are told to stop
 ==================  ===========================================================================
 
 **Locks.** A thread that holds one of these may take those below it, and never one above:
@@ -16,22 +16,26 @@ stop_flag           who was told to stop, and who has heeded it
 lock                   guards                                 held while waiting for the broker
 =====================  =====================================  ====================================
 ``_turn``              steps that belong together: opening a  yes: it is a turn, not a lock on
-(Lives)                life, subscribing, cancelling          data. It is taken with the thread's
-                                                              deadline, and neither ``close()``
-                                                              nor publishing nor settling on an
-                                                              open life ever takes it
+(Lives)                life, subscribing, cancelling          data. Publishing and settling on an
+                                                              open life never take it; ``close()``
+                                                              takes it for a second at most, to end
+                                                              consumers without acks
 ``_opening``           one thread connects, for all that need  yes: a turn, as above
 (a connection's        the connection
 LiveTransport)
-``_publish_lock``      a message's number and its write, in   never; while bytes are written, with
-(a driver's channel)   this order                             the deadline of the write
+``_publish_lock``      a message's number and its write, in   once, for confirm.select: the broker
+(a driver's channel)   this order                             counts from its place among the
+                                                              messages. Otherwise while bytes are
+                                                              written
 ``_asking``            one request at a time on a channel     yes: a turn, as above
 (amqp, a channel)
-``settle_lock``        a message's state and its life         never
+``settle_lock``        a message's state and its life         never; while an ack is written
 (Life)
 ``_lock``              which life is the current one          never
 (Lives)
 a transport's own      see :mod:`carrot.backends.sockets`,    never
                        or the driver's class
 =====================  =====================================  ====================================
+
+The first four are taken with the thread's deadline (:func:`carrot.deadline.held`).
 """

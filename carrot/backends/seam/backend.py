@@ -51,7 +51,7 @@ class Backend:
     :cvar capabilities: what the driver can do.
     :ivar lives: opens the current life, and replaces it whole.
     :ivar consumers: those that are subscribed, and those that somebody waits for.
-    :ivar stop_flag: who was told to stop, and who has heeded it.
+    :ivar stop_flag: which loops are told to stop.
     """
 
     connector: ClassVar[Connector]

@@ -91,7 +91,7 @@ class Confirms:
                 "first, or send without mandatory",
                 [message],
             )
-        # Last: who waits for it in another thread looks for what went wrong then.
+        # Last: a thread that waits for this one then looks for what went wrong.
         self._pending.pop(number, None)
 
     def returned(self, message: Message, exchange: str, routing_key: str, reason: str) -> None:
@@ -139,7 +139,7 @@ class Confirms:
         )
 
     def forget(self, numbers: Collection[int]) -> None:
-        """Nobody waits for these any longer: a late answer is nobody's."""
+        """Nobody waits for these any longer: a late answer is ignored."""
         for number in numbers:
             if self._pending.pop(number, None) is not None:
                 self._unanswered.add(number)

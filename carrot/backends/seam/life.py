@@ -126,7 +126,7 @@ class Life:
             logs.no_ack_lost(subscription.queue, subscription.consumer_tag, count)
 
     def raise_over(self) -> NoReturn:
-        """Raise why it ended: the broker's reason to the first who asks, then that it is gone.
+        """Raise why it ended: the first thread that asks gets the broker's reason, the others that it is gone.
 
         :raises ChannelError: or BrokerRefused: the broker's reason, once.
         :raises ConnectionLost: everything else.
@@ -138,7 +138,7 @@ class Life:
         raise self.gone()
 
     def _log(self, error: CarrotError) -> None:
-        """Log that the broker closed the channel, to the one who is told."""
+        """Log that the broker closed the channel, when the first thread is told."""
         if isinstance(error, ChannelError):
             logs.channel_closed(self.where, error.code, error.text)
 
@@ -190,7 +190,7 @@ class Life:
             raise
 
     def _end_for(self, error: ChannelError | BrokerRefused) -> None:
-        """The one who is told *error* has been told why it ended, if it did."""
+        """If the life ended with *error*, this thread is the one that is told why."""
         if not self.channel.is_open or isinstance(error, BrokerRefused):
             self.end(error, is_told=True)
             self._log(error)
@@ -209,7 +209,7 @@ class Life:
     def consumer_cancelled(self, consumer_tag: str) -> None:
         subscription = self.subscriptions.get(consumer_tag)
         if subscription is not None and subscription.stage is not Stage.ENDED:
-            # First: who finds the subscription gone looks for the reason.
+            # First: a thread that finds the subscription gone looks for the reason.
             self.cancelled[consumer_tag] = ConsumerCancelled(
                 f"the broker cancelled the consumer of queue {subscription.queue!r}: the queue "
                 "was deleted, or its node is gone; declare() and consume again",
@@ -221,7 +221,7 @@ class Life:
 
     def channel_closed(self, error: CarrotError) -> None:
         confirms = self.confirms
-        # First: who finds it over looks whom to tell.
+        # First: a thread that finds it over looks whether it is the one to be told.
         self.is_blamed = (
             confirms is not None and isinstance(error, ChannelError) and confirms.blame(error)
         )
