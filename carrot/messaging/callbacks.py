@@ -125,7 +125,7 @@ class Callbacks:
                 "receive(self, message_data, message)"
             )
         for callback in self.callbacks:
-            # What a callback returns is ignored, but for a coroutine or generator, which nobody runs.
+            # What a callback returns is ignored; a coroutine or generator would not run.
             if (result := callback(message_data, message)) is not None:
                 _check_result(callback, result)
 

@@ -126,7 +126,7 @@ class ConsumeLoop(Iterator[bool]):
         self.state = State.SUBSCRIBING
         self.remaining = limit
         self._members = members
-        self._next_delivery = members.backend.consumers.next_delivery
+        self._consumers = members.backend.consumers
         self._deadline = deadline
         self._subscribe = subscribe or members.subscribe
         # One stop() ends all loops that run, in whatever threads. As it is now: a stop() that
@@ -172,7 +172,7 @@ class ConsumeLoop(Iterator[bool]):
             if at is not None and now() >= at:
                 raise OperationTimeout("the timeout is over, and not all messages were processed")
             try:
-                entry = self._next_delivery(self._stops, self._deadline)
+                entry = self._consumers.next_delivery(self._stops, self._deadline)
             except CarrotError as exc:
                 self._recover_or_raise(exc)
                 continue

@@ -126,7 +126,7 @@ class Life:
             logs.no_ack_lost(subscription.queue, subscription.consumer_tag, count)
 
     def raise_over(self) -> NoReturn:
-        """Raise why it ended: the first thread that asks gets the broker's reason, the others that it is gone.
+        """Raise why it ended: once the broker's reason, and from then on that it is gone.
 
         :raises ChannelError: or BrokerRefused: the broker's reason, once.
         :raises ConnectionLost: everything else.
