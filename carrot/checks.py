@@ -212,7 +212,7 @@ def _field(what: str, value: Any, depth: int) -> Any:
             return _table(what, value, depth + 1)
         return [_field(f"{what}[{index}]", item, depth + 1) for index, item in enumerate(value)]
     raise EncodeError(
-        f"{what} is a {type(value).__name__}, which AMQP can't carry ({value!r}): use None, bool, "
+        f"AMQP can't carry {what}, of type {type(value).__name__} ({value!r}): use None, bool, "
         "int, float, Decimal, str, bytes, datetime, list or dict"
     )
 

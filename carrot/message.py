@@ -34,6 +34,8 @@ class DeliveringLife(Protocol):
     over: Exception | None
     settle_lock: AbstractContextManager[Any]
 
+    @property
+    def is_open(self) -> bool: ...
     def note(self, message: Message) -> None: ...
 
 

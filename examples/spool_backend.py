@@ -158,6 +158,8 @@ class Transport(BaseTransport):
         with suppress(ConnectionLost):
             self.release(f"{self.name}-*")
         db, self._db = self._db, None
+        for channel in list(self.channels):
+            channel.is_open = False
         if db is not None:
             db.close()
 

@@ -268,7 +268,9 @@ class BrokerConnection:
                 transport.wait_for(lambda: False, 0)
         except CarrotError as exc:
             error = exc
-        logs.connection_lost(self.where, error)
+        # The cause alone: the text of the error has the host as well.
+        cause = None if error is None else error.__cause__
+        logs.connection_lost(self.where, cause or error)
 
     def _tell_lost(self, error: Exception, interval: float) -> None:
         """Call :attr:`on_connection_lost`, and log the attempt."""

@@ -192,7 +192,7 @@ class ConsumeLoop(Iterator[bool]):
             except ConnectionLost as exc:
                 # Of another connection's, perhaps; else the message will be delivered again.
                 life = message.life
-                is_here = life is not None and life.over is None and life.channel.is_open
+                is_here = life is not None and life.is_open
                 if is_here or not self._recovers(exc):
                     raise
                 if self.remaining is not None:

@@ -193,6 +193,6 @@ def _queue_binding(given: BindingLike) -> QueueBinding:
     except TypeError:
         pass
     raise ConfigurationError(
-        f"one of bindings= must be {{'exchange': …, 'routing_key': …, 'arguments': …}}, or these "
-        f"in a tuple, and not {given!r}"
+        f"one of bindings= must be {{'exchange': …, 'routing_key': …, 'arguments': …, "
+        f"'exchange_type': …}}, or these in a tuple, and not {given!r}"
     )

@@ -209,6 +209,8 @@ class Members:
         """Process messages until *limit*, and end the subscription that was made for it."""
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
             raise ConfigurationError(f"limit must be a whole number, or None: {limit!r}")
+        if limit is not None and limit < 0:
+            raise ConfigurationError(f"limit must be 0 or more, or None: {limit!r}")
         deadline = Deadline.after(None if timeout is None else seconds("timeout", timeout))
         self.is_cancelled = False
         if limit is not None and limit <= 0:

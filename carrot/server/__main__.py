@@ -11,7 +11,10 @@ from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import zmq.auth
+try:
+    import zmq.auth
+except ModuleNotFoundError as exc:
+    sys.exit(f"carrot.server needs pyzmq: pip install 'carrot[zeromq]' ({exc})")
 
 from carrot.exceptions import CarrotError, ConfigurationError
 from carrot.server.broker import Broker

@@ -23,6 +23,7 @@ from carrot.exceptions import (
     PreconditionFailed,
     Unroutable,
 )
+from carrot.message import Message
 
 ROOT = Path(__file__).parents[2]
 SPOOL = "examples.spool_backend.Backend"
@@ -358,3 +359,21 @@ def test_what_a_cancelled_consumer_has_not_seen_goes_back(
 
     again = Consumer(connect(), queue="feed").fetch()
     assert again.payload == "unseen"
+
+
+def test_a_loop_goes_on_when_the_connection_is_lost_in_a_callback(
+    connection: BrokerConnection, consumer: Consumer, publisher: Publisher
+) -> None:
+    got = []
+
+    def lose_once(number: int, message: Message) -> None:
+        got.append(number)
+        if len(got) == 1:
+            connection.connection.close()
+        message.ack()
+
+    publisher.send_many([1, 2])
+    consumer.register_callback(lose_once)
+    consumer.wait(limit=2, timeout=20)
+
+    assert got == [1, 1, 2]

@@ -42,6 +42,10 @@ class Life:
         self.channel = SimpleNamespace(is_open=True)
         self.transport = SimpleNamespace(heartbeat=0.0)
 
+    @property
+    def is_open(self) -> bool:
+        return self.over is None
+
 
 class Consumers:
     """Delivers what it is given, message by message; an error is raised, and None is the end."""

@@ -67,6 +67,10 @@ class StubLife:
         self.over: Exception | None = None
         self.settle_lock = nullcontext()
 
+    @property
+    def is_open(self) -> bool:
+        return self.over is None and self.channel.is_open
+
     def note(self, message: Message) -> None: ...
 
 

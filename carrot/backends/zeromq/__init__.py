@@ -1,6 +1,6 @@
 """ZeroMQ, with no broker to install: the memory driver's broker over sockets.
 
-``python -m carrot.backends.zeromq`` serves it, or a :class:`Broker` inside a program. The frames
+``python -m carrot.server`` serves it, or a :class:`Broker` inside a program. The frames
 are those of AMQP 0-9-1, so the client is the amqp driver over another link.
 """
 

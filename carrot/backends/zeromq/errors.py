@@ -16,7 +16,7 @@ class CurveRefused(Refused):
     """The two sides' CURVE keys, or the wish for them, don't fit."""
 
 
-_START = "python -m carrot.backends.zeromq --bind tcp://127.0.0.1:5555"
+_START = "python -m carrot.server --bind tcp://127.0.0.1:5555"
 
 
 def connection_failed(
