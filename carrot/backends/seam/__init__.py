@@ -20,8 +20,8 @@ lock                   guards                                 held while waiting
                                                               open life never take it; ``close()``
                                                               takes it for a second at most, to end
                                                               consumers without acks
-``_opening``           one thread connects, for all that need  yes: a turn, as above
-(a connection's        the connection
+``_opening``           one thread connects, for all others    yes: a turn, as above
+(a connection's
 LiveTransport)
 ``_publish_lock``      a message's number and its write, in   once, for confirm.select: the broker
 (a driver's channel)   this order                             counts from its place among the
