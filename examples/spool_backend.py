@@ -75,17 +75,6 @@ FIELDS = "RETURNING id, exchange, key, properties, body, redelivered"
 PUT_BACK = "UPDATE message SET owner = NULL, redelivered = 1"
 DELETE_READY = "DELETE FROM message WHERE queue = ? AND owner IS NULL RETURNING id"
 
-# Arguments of queues and exchanges, with the capability that they ask for.
-ASKS_FOR = {
-    "x-max-priority": "priorities",
-    "x-message-ttl": "expiration",
-    "x-expires": "expiration",
-    "x-dead-letter-exchange": "dead_letters",
-    "x-max-length": "max_length",
-    "x-max-length-bytes": "max_length",
-    "alternate-exchange": "alternate_exchange",
-}
-
 
 class Transport(BaseTransport):
     """A connection to the file. Its name begins with our process id: others see if we live."""
@@ -202,7 +191,6 @@ class Channel(BaseChannel):
         name, durable = required_name("exchange", entity.name), entity.durable
         if entity.type not in ("direct", "fanout", "topic", "headers"):
             raise NotSupported(f"the spool has no exchanges of type {entity.type!r}")
-        _check_supported(entity.arguments, auto_delete=entity.auto_delete)
         self._run("INSERT OR IGNORE INTO exchange VALUES (?, ?, ?)", name, entity.type, durable)
         [found] = self._run("SELECT type, durable FROM exchange WHERE name = ?", name)
         there = f"exchange {name!r} exists as {found[0]!r} with durable={bool(found[1])}"
@@ -211,9 +199,7 @@ class Channel(BaseChannel):
         return None
 
     def _declare_queue(self, entity: Queue) -> QueueDeclared:
-        name, durable, exclusive, auto_delete, arguments = entity
-        _check_supported(arguments, exclusive=exclusive, auto_delete=auto_delete)
-        name = short_string("queue", name) or f"spool-{uuid4()}"
+        name, durable = short_string("queue", entity.name) or f"spool-{uuid4()}", entity.durable
         self._run("INSERT OR IGNORE INTO queue VALUES (?, ?)", name, durable)
         [found] = self._run("SELECT durable FROM queue WHERE name = ?", name)
         self._check(found == (durable,), f"queue {name!r} exists with durable={not durable}")
@@ -280,8 +266,6 @@ class Channel(BaseChannel):
     # -- consuming
 
     def qos(self, prefetch_count: int, apply_global: bool) -> None:
-        if apply_global:
-            Backend.require("global_prefetch", "the spool counts by consumer")
         self._prefetch_count = prefetch_count
 
     def subscribe(self, queue: str, consumer_tag: str, no_ack: bool) -> None:
@@ -373,20 +357,9 @@ def _json(values: Arguments) -> str:
 
 def _values(binding: Binding) -> tuple[str, str, str, str]:
     """A binding as its table has it."""
-    queue, source, key, arguments, to_exchange = binding
-    if to_exchange:
-        Backend.require("exchange_bindings", f"bind a queue to {source!r} instead of {queue!r}")
-    required_name("exchange", source)
-    return queue, source, short_string("routing key", key), _json(arguments)
-
-
-def _check_supported(arguments: Arguments, **flags: bool) -> None:
-    """Say no to what this backend doesn't do, instead of doing without it."""
-    for name in arguments or ():
-        Backend.require(ASKS_FOR.get(name, "arguments"), f"declare without {name}")
-    for name, is_set in flags.items():
-        if is_set:
-            Backend.require(name, "what is in the spool stays until it is deleted")
+    source = required_name("exchange", binding.source)
+    key = short_string("routing key", binding.routing_key)
+    return binding.destination, source, key, _json(binding.arguments)
 
 
 def _is_alive(process_id: int) -> bool:

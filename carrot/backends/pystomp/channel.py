@@ -229,8 +229,6 @@ class Channel(BaseChannel):
     # -- consuming
 
     def qos(self, prefetch_count: int, apply_global: bool) -> None:
-        if apply_global:
-            require("global_prefetch", "limit each consumer, without apply_global")
         self.prefetch_count = prefetch_count
 
     def subscribe(self, queue: str, consumer_tag: str, no_ack: bool) -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from carrot.backends.base import Binding, Capabilities, Exchange, Queue
 from carrot.checks import entity_name, short_string, table
 from carrot.exceptions import NotSupported
@@ -32,16 +29,6 @@ CAPABILITIES = Capabilities(
 #: A count that the broker doesn't tell.
 UNKNOWN = -1
 
-# Arguments of queues and exchanges, to the capability that they ask for.
-_ASKS_FOR = {
-    "x-dead-letter-exchange": "dead_letters",
-    "x-dead-letter-routing-key": "dead_letters",
-    "x-max-length": "max_length",
-    "x-max-length-bytes": "max_length",
-    "x-overflow": "max_length",
-    "alternate-exchange": "alternate_exchange",
-}
-
 
 def require(feature: str, why: str) -> None:
     """Refuse what the driver can't do.
@@ -60,13 +47,8 @@ def check_exchange(exchange: Exchange) -> str:
     :raises ChannelError: 403: the name is reserved.
     """
     name = entity_name("exchange", exchange.name)
-    if exchange.type == "headers":
-        require("headers_exchange", f"declare {name!r} with another type")
-    elif exchange.type.startswith("x-"):
+    if exchange.type.startswith("x-"):
         raise NotSupported(f"the pystomp driver has no exchanges of type {exchange.type!r}")
-    if exchange.auto_delete:
-        require("auto_delete", f"declare exchange {name!r} without auto_delete")
-    _refuse(exchange.arguments)
     if name:
         _check_reserved("exchange", name)
     return name
@@ -75,12 +57,9 @@ def check_exchange(exchange: Exchange) -> str:
 def check_queue(queue: Queue) -> str:
     """The name of a queue that can be declared; ``""`` when one is to be made up.
 
-    :raises NotSupported: ActiveMQ has nothing like it.
+    :raises ChannelError: 403: the name is reserved.
     """
     name = entity_name("queue", queue.name)
-    if queue.auto_delete and not queue.exclusive:
-        require("auto_delete", f"declare queue {name!r} without auto_delete")
-    _refuse(queue.arguments)
     if name:
         _check_reserved("queue", name)
     return name
@@ -91,11 +70,6 @@ def check_binding(binding: Binding) -> None:
 
     :raises NotSupported: ActiveMQ has nothing like it.
     """
-    if binding.to_exchange:
-        require(
-            "exchange_bindings",
-            f"bind a queue to {binding.source!r} instead of {binding.destination!r}",
-        )
     short_string("routing key", binding.routing_key)
     table("arguments", binding.arguments or {})
     check_not_default(binding.source)
@@ -107,12 +81,6 @@ def check_not_default(exchange: str) -> None:
     """Refuse to change the default exchange."""
     if not exchange:
         raise channel_error(403, "ACCESS_REFUSED - operation not permitted on the default exchange")
-
-
-def _refuse(arguments: Mapping[str, Any] | None) -> None:
-    """Say no to what this driver doesn't do, instead of doing without it."""
-    for name in table("arguments", arguments or {}):
-        require(_ASKS_FOR.get(name, "arguments"), f"declare without {name}")
 
 
 def _check_reserved(kind: str, name: str) -> None:

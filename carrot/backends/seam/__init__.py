@@ -6,6 +6,7 @@ life                :class:`Life`: everything that ends together with one channe
 inbox               the deliveries of a life that are not dispatched yet
 confirms            which published messages the broker has settled
 subscriptions       the consumers of a life, and those that somebody waits for
+limits              what a driver can't do, refused before it is asked
 topology            what was declared through a backend, so that it can be declared again
 stop_flag           which loops are told to stop
 ==================  ===========================================================================

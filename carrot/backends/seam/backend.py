@@ -64,7 +64,7 @@ class Backend:
     def __init__(self, connection: ConnectionLike) -> None:
         self.connection = connection
         self.stop_flag = StopFlag()
-        self.lives = Lives(connection)
+        self.lives = Lives(connection, self.require)
         self.consumers = Consumers(self.lives, self.stop_flag)
 
     def __repr__(self) -> str:
@@ -384,6 +384,8 @@ class Backend:
         """
         if prefetch_size:
             self.require("prefetch_size", f"prefetch_size={prefetch_size!r}; use prefetch_count")
+        if apply_global:
+            self.require("global_prefetch", "limit each consumer, without apply_global")
         check_prefetch_count(prefetch_count)
         self.lives.qos(prefetch_count, apply_global)
 

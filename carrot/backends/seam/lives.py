@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from carrot import forks
 from carrot.backends.base import BaseTransport
 from carrot.backends.seam.life import Life
+from carrot.backends.seam.limits import Require
 from carrot.backends.seam.topology import DeclaredTopology
 from carrot.deadline import held
 from carrot.exceptions import ConnectionLost
@@ -38,10 +39,10 @@ class Lives:
         those who count on it.
     """
 
-    def __init__(self, connection: ConnectionLike) -> None:
+    def __init__(self, connection: ConnectionLike, require: Require) -> None:
         self._connection = connection
         self.current: Life | None = None
-        self.topology = DeclaredTopology()
+        self.topology = DeclaredTopology(require)
         self._count = self._closes = 0
         self._is_confirming = False
         self._channel_limit = 0

@@ -14,6 +14,7 @@ from carrot.backends.base import (
     QueueAlreadyExistsWarning,
     QueueDeclared,
 )
+from carrot.backends.seam.limits import Require, check_binding, check_exchange, check_queue
 from carrot.exceptions import BrokerRefused, ChannelError
 from carrot.recovery import is_transient
 
@@ -22,9 +23,12 @@ class DeclaredTopology:
     """Exchanges, queues and bindings in the order in which they were declared.
 
     Several threads may declare through one backend: each entry is set or removed in one step.
+
+    :param require: refuses what the driver can't do, before it is asked.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, require: Require) -> None:
+        self._require = require
         self._declared: dict[Hashable, Exchange | Queue | Binding] = {}
 
     def __bool__(self) -> bool:
@@ -35,7 +39,14 @@ class DeclaredTopology:
         self._declared.update(other._declared)
 
     def declare(self, channel: BaseChannel, entity: Exchange | Queue) -> QueueDeclared | None:
-        """Declare and remember an exchange or a queue."""
+        """Declare and remember an exchange or a queue.
+
+        :raises NotSupported: the driver has no such thing.
+        """
+        if isinstance(entity, Exchange):
+            check_exchange(entity, self._require)
+        else:
+            check_queue(entity, self._require)
         declared = channel.declare(entity)
         if isinstance(entity, Exchange):
             self._remember(("exchange", entity.name), entity)
@@ -44,12 +55,17 @@ class DeclaredTopology:
         return declared
 
     def bind(self, channel: BaseChannel, binding: Binding) -> None:
-        """Make and remember a binding."""
+        """Make and remember a binding.
+
+        :raises NotSupported: the driver has no such thing.
+        """
+        check_binding(binding, self._require)
         channel.bind(binding)
         self._remember(_key(binding), binding)
 
     def unbind(self, channel: BaseChannel, binding: Binding) -> None:
         """Undo and forget a binding."""
+        check_binding(binding, self._require)
         channel.unbind(binding)
         self._declared.pop(_key(binding), None)
 
