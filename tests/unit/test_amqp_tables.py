@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pamqp import commands, decode
 
 from carrot.backends.amqp import tables
+from carrot.backends.amqp.channel import encoded_properties
 from carrot.backends.amqp.errors import FramingError
 from carrot.backends.amqp.tables import (
     decode_content,
@@ -29,6 +30,7 @@ from carrot.backends.amqp.tables import (
     read_short_string,
     short_string,
 )
+from carrot.message import Outgoing, Properties
 
 MOMENT = datetime(2026, 7, 1, 12, 30, 15, tzinfo=UTC)
 
@@ -399,3 +401,16 @@ def test_pamqp_reads_each_value_as_we_do(value: object) -> None:
     _, theirs = decode.field_table(encode_table({"key": value}))
 
     assert decode_table(encode_table({"key": value}), 0)[0] == theirs
+
+
+def test_what_another_driver_has_encoded_is_not_sent() -> None:
+    """A publisher's connection was replaced, from STOMP to AMQP."""
+    alike = {"content_type": "text/plain", "delivery_mode": 2}
+    shared = Properties(alike)
+    shared.encoded = (object(), (b"STOMP", b"STOMP"))
+
+    wire = encoded_properties(Outgoing(b"x", shared, "id"))
+
+    assert wire == encoded_properties(Outgoing(b"x", Properties(alike), "id"))
+    assert decode_properties(wire) == {**alike, "message_id": "id"}
+    assert encoded_properties(Outgoing(b"x", shared, "id")) == wire

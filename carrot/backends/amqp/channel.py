@@ -208,7 +208,7 @@ class Channel(BaseChannel):
     def publish(
         self, message: BaseMessage, exchange: str, routing_key: str, mandatory: bool
     ) -> int | None:
-        wire = _encoded_properties(message)
+        wire = encoded_properties(message)
         if len(wire) > self.properties_max:
             raise EncodeError(
                 f"the message's properties take {len(wire)} bytes, and must fit in one frame, "
@@ -340,7 +340,7 @@ def _binding_arguments(binding: Binding) -> dict[str, Any]:
     }
 
 
-def _encoded_properties(message: BaseMessage) -> bytes:
+def encoded_properties(message: BaseMessage) -> bytes:
     """A message's flags and property list."""
     if type(message) is not Outgoing:
         return encode_properties(message.properties)
