@@ -101,12 +101,14 @@ def main(given: Sequence[str] | None = None) -> int:
             curve_clients=options.curve_clients and public_keys(options.curve_clients),
         )
         broker.open()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda number, frame: broker.stop())
+        broker.stop_at(signal.SIGTERM, signal.SIGINT)
         print("ready:", *broker.urls, flush=True)
         if not options.curve_secret_key_file:
             warn_if_open(broker.urls)
-        broker.serve()
+        try:
+            broker.serve()
+        finally:
+            signal.set_wakeup_fd(-1)
     except CarrotError as exc:
         print(f"carrot.server: {exc}", file=sys.stderr)
         return 1

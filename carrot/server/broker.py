@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -115,6 +116,17 @@ class Broker:
         """Say goodbye to the clients and end. Again is harmless; safe in a signal handler."""
         if self._server is not None:
             self._server.stop()
+
+    def stop_at(self, *signals: signal.Signals) -> None:
+        """Let these signals stop it, in a program that only serves it; in the main thread.
+
+        A signal that comes just before the wait for clients begins would not end that by itself:
+        Python calls the handler only afterwards (https://docs.python.org/3/library/signal.html).
+        """
+        assert self._listener is not None, "not opened"
+        signal.set_wakeup_fd(self._listener.fileno(), warn_on_full_buffer=False)
+        for number in signals:
+            signal.signal(number, lambda number, frame: self.stop())
 
     def close(self) -> None:
         """Stop, and wait until everything is written and freed."""

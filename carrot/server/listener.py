@@ -131,6 +131,10 @@ class Listener:
                     self._woken.recv(4096)
         return has_message, has_disconnected
 
+    def fileno(self) -> int:
+        """Where a byte that is written ends :meth:`wait`, too: for signal.set_wakeup_fd()."""
+        return self._waker.fileno()
+
     def wake(self) -> None:
         """End :meth:`wait`, from any thread or a signal handler."""
         with suppress(OSError):

@@ -98,7 +98,7 @@ def test_host_may_be_a_name(broker):
 
 
 def test_nobody_listens():
-    with pytest.raises(ConnectionFailed, match=r"nobody listens there.*carrot\.backends\.zeromq"):
+    with pytest.raises(ConnectionFailed, match=r"nobody listens there.*carrot\.server"):
         BrokerConnection(f"zeromq+tcp://127.0.0.1:{free_port()}").connect()
 
 
