@@ -119,6 +119,16 @@ class Binding(NamedTuple):
     arguments: Arguments = None
     to_exchange: bool = False
 
+    def named(self) -> dict[str, Any]:
+        """What it says, by AMQP's names for the arguments of queue.bind and exchange.bind."""
+        names = ("destination", "source") if self.to_exchange else ("queue", "exchange")
+        return {
+            names[0]: self.destination,
+            names[1]: self.source,
+            "routing_key": self.routing_key,
+            "arguments": self.arguments,
+        }
+
     def check(self) -> None:
         """:raises ConfigurationError: it can't be made; names the binding."""
         try:

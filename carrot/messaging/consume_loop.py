@@ -158,8 +158,9 @@ class ConsumeLoop(Iterator[bool]):
         self.state = TRANSITIONS[self.state, event]
         if event is Event.SUBSCRIBED:
             life = self._members.backend.life
-            may_tell = life is not None and logs.is_heard()
-            self._patience = life.transport.heartbeat if life and may_tell else 0.0
+            self._patience = 0.0
+            if life is not None and logs.is_heard():
+                self._patience = life.transport.heartbeat
         if self.state is State.ENDED:
             self.remaining = 0
 
@@ -220,13 +221,12 @@ class ConsumeLoop(Iterator[bool]):
         self._window_counts_at = _NEVER if members.is_alone else _ALWAYS
         if window is None or wanted is None:
             self._window_counts_at = _NEVER
-        elif window <= wanted:
-            if members.is_alone:
-                self._window_counts_at = remaining - (wanted - window) - 1
-        else:
+        elif window > wanted:
             # When it fails, the next step finds out, and the broker sends nothing more either.
             with suppress(CarrotError), bounded_end(self._deadline):
                 members.complete()
+        elif members.is_alone:
+            self._window_counts_at = remaining - (wanted - window) - 1
 
     def _subscribe_for_more(self) -> bool:
         """Subscribe for what is still wanted, when all that had come is processed."""

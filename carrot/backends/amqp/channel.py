@@ -194,11 +194,11 @@ class Channel(BaseChannel):
 
     def bind(self, binding: Binding) -> None:
         method = commands.Exchange.Bind if binding.to_exchange else commands.Queue.Bind
-        self.call(method, **_binding_arguments(binding))
+        self.call(method, **binding.named())
 
     def unbind(self, binding: Binding) -> None:
         method = commands.Exchange.Unbind if binding.to_exchange else commands.Queue.Unbind
-        self.call(method, **_binding_arguments(binding))
+        self.call(method, **binding.named())
 
     def purge(self, queue: str) -> int:
         return int(self.call(commands.Queue.Purge, queue=queue).message_count)
@@ -327,17 +327,6 @@ class Channel(BaseChannel):
 
 def _declared(answer: Any) -> QueueDeclared:
     return QueueDeclared(answer.queue, answer.message_count, answer.consumer_count)
-
-
-def _binding_arguments(binding: Binding) -> dict[str, Any]:
-    """The arguments by AMQP's names for them."""
-    names = ("destination", "source") if binding.to_exchange else ("queue", "exchange")
-    return {
-        names[0]: binding.destination,
-        names[1]: binding.source,
-        "routing_key": binding.routing_key,
-        "arguments": binding.arguments,
-    }
 
 
 def encoded_properties(message: BaseMessage) -> bytes:

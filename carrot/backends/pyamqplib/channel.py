@@ -163,10 +163,10 @@ class Channel(BaseChannel):
         return int(self._call("queue_delete", queue=queue, if_unused=if_unused, if_empty=if_empty))
 
     def bind(self, binding: Binding) -> None:
-        self._call("exchange_bind" if binding.to_exchange else "queue_bind", **_named(binding))
+        self._call("exchange_bind" if binding.to_exchange else "queue_bind", **binding.named())
 
     def unbind(self, binding: Binding) -> None:
-        self._call("exchange_unbind" if binding.to_exchange else "queue_unbind", **_named(binding))
+        self._call("exchange_unbind" if binding.to_exchange else "queue_unbind", **binding.named())
 
     def purge(self, queue: str) -> int:
         return int(self._call("queue_purge", queue=queue))
@@ -243,14 +243,3 @@ class Channel(BaseChannel):
             self._is_over = True
             with suppress(CarrotError), self._guarded():
                 self._native.close()
-
-
-def _named(binding: Binding) -> dict[str, Any]:
-    """The arguments by AMQP's names for them."""
-    names = ("destination", "source") if binding.to_exchange else ("queue", "exchange")
-    return {
-        names[0]: binding.destination,
-        names[1]: binding.source,
-        "routing_key": binding.routing_key,
-        "arguments": binding.arguments,
-    }

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 from carrot import logs
-from carrot.backends.base import BaseChannel
 from carrot.backends.seam.inbox import ENDED, Entry
 from carrot.backends.seam.life import CLOSING, Life
 from carrot.backends.seam.lives import Lives
@@ -189,7 +188,8 @@ class Consumers:
                 if was is Stage.RUNNING and not self.is_paused:
                     channel.unsubscribe(tag, take_unseen)
                 else:
-                    return_unseen(channel, take_unseen())
+                    for unseen in take_unseen():
+                        channel.nack(unseen)
         finally:
             if give_back and not life.inbox.of(subscription):
                 life.subscriptions.pop(tag, None)
@@ -351,9 +351,3 @@ class Consumers:
 
 def _never() -> bool:
     return False
-
-
-def return_unseen(channel: BaseChannel, tags: Sequence[Any]) -> None:
-    """Give back what nobody has seen."""
-    for tag in tags:
-        channel.nack(tag)
