@@ -20,6 +20,7 @@ from carrot.exceptions import (
 from carrot.messaging import Consumer, ConsumerSet, Publisher
 from carrot.serialization import registry
 from tests.interleaving import interleave
+from tests.stopping import stop_after
 from tests.threads import run
 from tests.waiting import eventually
 
@@ -529,18 +530,6 @@ def test_json_by_its_other_names_decodes_as_json(feed, send_bare, content_type):
 
 
 # -- what a stopped worker gives back
-
-
-def stop_after(consumer, count, received):
-    """Let the consumer stop by itself when it has so many."""
-
-    def callback(data, message):
-        received.append(data)
-        message.ack()
-        if len(received) == count:
-            consumer.stop()
-
-    consumer.register_callback(callback)
 
 
 @pytest.mark.needs("requeue_in_place")

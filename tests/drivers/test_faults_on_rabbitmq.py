@@ -17,6 +17,7 @@ from carrot.exceptions import BrokerRefused, CarrotError, ConnectionLost, Operat
 from carrot.messaging import Consumer, ConsumerSet, Publisher
 from tests.faults.proxy import Faults, Plan, Proxy
 from tests.interleaving import interleave
+from tests.stopping import stop_after
 from tests.threads import run, start
 from tests.waiting import eventually
 
@@ -644,18 +645,6 @@ def test_deadline_of_wait_holds_when_the_end_of_its_subscription_is_not_answered
 # -- one active consumer: what a stopped worker gives back
 
 
-def stop_at(consumer, count, received):
-    """Let the consumer stop by itself when it has so many."""
-
-    def callback(data, message):
-        received.append(data)
-        message.ack()
-        if len(received) == count:
-            consumer.stop()
-
-    consumer.register_callback(callback)
-
-
 def wait_and_close(consumer, limit=None):
     with consumer:
         consumer.wait(limit=limit, timeout=TIMEOUT)
@@ -669,8 +658,8 @@ def test_standby_goes_on_in_order_where_the_active_consumer_stopped(
     queue = make_queue(queue_type, single_active_consumer=True)
     workers = [consumer_that_knows(queue, connect(), prefetch_count=10) for _ in range(2)]
     first, second = [], []
-    stop_at(workers[0], 5, first)
-    stop_at(workers[1], 35, second)
+    stop_after(workers[0], 5, first)
+    stop_after(workers[1], 35, second)
     join_first = start(lambda: wait_and_close(workers[0], limit))
     eventually(lambda: workers[0].channel_open, TIMEOUT)
     join_second = start(lambda: wait_and_close(workers[1]))
@@ -693,7 +682,7 @@ def test_consumer_that_stopped_goes_on_in_order_itself(connection, make_queue, q
 
     for rounds in range(1, 9):
         consumer.callbacks = []
-        stop_at(consumer, 5 * rounds, received)
+        stop_after(consumer, 5 * rounds, received)
         consumer.wait(timeout=TIMEOUT)
 
     assert received == list(range(40))
